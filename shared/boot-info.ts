@@ -1,0 +1,36 @@
+/**
+ * What a guest would read from its device tree: a pure function of the machine model.
+ * Behaviour: xen/arch/arm/domain_build.c, make_hypervisor_node(), make_memory_node(); handed-over devices
+ * as xl's `iomem=` and `irqs=` and a partial device tree do it.
+ */
+import { item } from "./assert.ts";
+import { PAGE_SIZE } from "./limits.ts";
+import type { BootDevice, BootInfo, DeviceModel, MachineModel, Range } from "./machine.ts";
+
+/** The memory map, devices and own id of domain `index` of the model, which has been given id `domid`. */
+export function bootInfoOf(model: MachineModel, index: number, domid: number): BootInfo {
+  const domain = item(model.domains, index);
+  const ram: readonly Range[] = domain.directMapped
+    ? domain.staticMemory
+    : [{ base: domain.ramGfn * PAGE_SIZE, size: domain.memoryPages * PAGE_SIZE }];
+  return {
+    domid,
+    name: domain.name,
+    ram,
+    grantTableGfn: domain.grantTableGfn,
+    extendedRegions: domain.extendedRegions,
+    devices: model.devices.filter((device) => device.owner === domain.name).map(bootDeviceOf),
+    kernel: domain.kernel,
+  };
+}
+
+/** The registers lie at the same guest address as at the machine's. */
+const bootDeviceOf = (device: DeviceModel): BootDevice => ({
+  name: device.name,
+  kind: device.kind,
+  registersGfn: device.registers / PAGE_SIZE,
+  line: device.line,
+  dmaRanges: device.dmaRanges,
+  addressWidth: device.addressWidth,
+  coherent: device.coherent,
+});

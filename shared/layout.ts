@@ -1,0 +1,355 @@
+/**
+ * Where each table lies in the control buffer, its width, and who may write it. The only file that knows
+ * an offset. Everything is 32-bit words (Int32Array); a 64-bit field is a pair, low word first. Tables are
+ * structures of arrays, so that a column is one base and an index.
+ *
+ * Writers: [XEN] the hypervisor only; [SLOT] the actor behind a slot; both with the operation that keeps it safe.
+ * Ours; struct page_info, struct domain, struct active_grant_entry and struct grant_mapping of Xen as columns.
+ */
+import { assert, at } from "./assert.ts";
+import {
+  CHANNEL_RECORDS,
+  CHUNK_FRAMES,
+  GNTTAB_UNMAP_BATCH_SIZE,
+  GRANT_ENTRIES_PER_FRAME,
+  IOMMU_FAULTS_KEPT,
+  MACHINE_BYTES_MAX,
+  MADDR_END,
+  MAPTRACK_PER_FRAME,
+  NOT_PRESENT,
+  PAGE_SIZE,
+  RECORD_WORDS,
+  TLB_ENTRIES,
+} from "./limits.ts";
+import type { MachineModel } from "./machine.ts";
+import { FrameIndex, type Mfn } from "./units.ts";
+
+/** Machine-wide words. */
+export const MACHINE = {
+  TICK: 0, // [runner of the hypervisor] virtual or wall milliseconds
+  ASLEEP: 1, // [XEN] sets 1 before it sleeps; whoever exchanges it to 0 must notify
+  STOP: 2, // [control] 1: the machine is over
+  STEP: 3, // [XEN] records handled: the logical clock
+  FREE_FRAMES: 4, // [XEN]
+  DOMID_ROVER: 5, // [XEN] last id handed out
+  VIRQ_DOM_EXC_DOMAIN: 6, // [XEN] domid + 1 that handles VIRQ_DOM_EXC, 0: nobody
+  FAULT_COUNT: 7, // [XEN] IOMMU faults ever recorded
+  FREE_HEAD: 8, // [XEN] first free frame of the domain heap, or NOT_PRESENT
+  XEN_HEAP_HEAD: 9, // [XEN] first free frame of the Xen heap, or NOT_PRESENT
+  XEN_HEAP_FREE: 10, // [XEN]
+  FLUSHES: 11, // [XEN] flushes ever started
+  DEAD_DOMAINS: 12, // [XEN] dead domains that something still refers to
+  DOORBELL: 16, // [SLOT] sets, [XEN] takes: one bit a slot, `or` and `exchange` only
+} as const;
+export const MACHINE_WORDS = 64;
+
+/** Control line of a slot: one 64-byte line. */
+export const LINE = {
+  ACCESS: 0, // [SLOT] add; [XEN] or FLUSH_WAITING. Bit 0 FLUSH_WAITING, bits above count entries and exits
+  GENERATION: 1, // [XEN] add: translations older than this are stale
+  EVENT: 2, // [XEN] and peers add: something may have happened; the slot sleeps on it
+  STATE: 3, // [XEN] SLOT_*
+  KIND: 4, // [XEN] SLOT_KIND_*
+  DOMAIN: 5, // [XEN] domid of a vCPU, or of the domain a device is assigned to (-1: none)
+  NUMBER: 6, // [XEN] vCPU number, or index of the device in the model
+  ROOT: 7, // [XEN] frame index of the translation table's root, or NOT_PRESENT
+  MODE: 8, // [XEN] WALK_*
+  INTERRUPTS: 9, // [XEN] or, [SLOT] exchange: pending interrupt lines of a vCPU
+  INSIDE: 10, // [SLOT] frame index + 1 that the open access touches, 0: none
+  INSIDE_GENERATION: 11, // [SLOT] generation under which the open access was translated
+  HYPERCALLS: 12, // [XEN] records handled for this slot
+  HELD: 13, // [XEN] live rows of its hold list
+  FAULTS: 14, // [XEN] faults of a device
+  ENDED: 15, // [runner] sets 1 once the actor cannot run any more, [XEN] 0 for a new one
+} as const;
+export const LINE_WORDS = 16;
+export const FLUSH_WAITING = 1;
+/** An access counter with this bit set is inside an access; entering and leaving both add it. */
+export const ACCESS_STEP = 2;
+
+export const SLOT_FREE = 0;
+export const SLOT_LIVE = 1;
+export const SLOT_DEAD = 2;
+export const SLOT_KIND_CONTROL = 0;
+export const SLOT_KIND_VCPU = 1;
+export const SLOT_KIND_DEVICE = 2;
+
+/** What an address of a slot means: walk the table, is a machine frame already, or goes nowhere. */
+export const WALK_TABLE = 0;
+export const WALK_BARE = 1;
+export const WALK_BLOCKED = 2;
+
+/** Channel of a slot: index lines, then CHANNEL_RECORDS records. */
+export const CHANNEL = {
+  PRODUCER: 0, // [SLOT] requests ever pushed
+  REPLY_WANTED: 1, // [SLOT] wake me when CONSUMER reaches this
+  CONSUMER: 16, // [XEN] requests ever answered
+  TAKEN: 17, // [XEN] requests ever copied out
+  RECORDS: 48,
+} as const;
+export const CHANNEL_WORDS = CHANNEL.RECORDS + CHANNEL_RECORDS * RECORD_WORDS;
+
+/** One row of a slot's hold list: an unmap between its two passes. */
+export const HOLD = {
+  KIND: 0, // HOLD_*
+  DOMAIN: 1, // granter
+  REF: 2,
+  FRAME: 3, // frame index whose reference is held
+  FLAGS: 4, // GNTMAP halves that are done
+  READONLY: 5,
+} as const;
+export const HOLD_WORDS = 8;
+export const HOLD_NONE = 0;
+/** Second pass of an unmap: drop the page reference, the pin and the status bits. */
+export const HOLD_UNMAP = 1;
+/** A page reference to drop after the flush (FRAME only). */
+export const HOLD_PAGE = 2;
+export const HOLD_ROWS = GNTTAB_UNMAP_BATCH_SIZE;
+
+/** Columns of the domain table; a row is DOMAIN_WORDS words. All [XEN]. */
+export const DOM = {
+  STATE: 0, // DOMAIN_*
+  DYING: 1, // DYING_*
+  FLAGS: 2, // CDF_*
+  MODEL: 3, // index of the domain in the machine model
+  PAUSE: 4, // controller pause count
+  SHUTDOWN: 5, // 0, or 1 + the first shutdown code
+  REFS: 6, // references on struct domain
+  MAX_PAGES: 7,
+  TOT_PAGES: 8,
+  XENHEAP_PAGES: 9,
+  PAGE_LIST: 10, // frame index of the first page, or NOT_PRESENT
+  XENPAGE_LIST: 11,
+  P2M_ROOT: 12, // frame index
+  P2M_MAX_GFN: 13, // pair: highest gfn ever mapped; -1 when none
+  P2M_POOL: 15, // free table pages: first frame index, or NOT_PRESENT
+  P2M_POOL_FREE: 16,
+  P2M_PAGES: 17, // table pages in use: first frame index, or NOT_PRESENT
+  P2M_PAGE_COUNT: 18,
+  GRANT_FRAMES: 19, // frames of its grant table
+  MAX_GRANT_FRAMES: 20,
+  MAPTRACK_LIMIT: 21, // entries that exist
+  MAX_MAPTRACK_FRAMES: 22,
+  SHARED_INFO: 23, // frame index
+  MAX_EVTCHN_PORT: 24,
+  VALID_EVTCHNS: 25, // ports whose state has been set up: grows in buckets
+  STORE_GFN: 26, // HVM_PARAM_STORE_PFN
+  STORE_PORT: 27, // HVM_PARAM_STORE_EVTCHN
+  VCPUS: 28,
+  STAGE: 29, // teardown stage
+  CURSOR: 30, // pair: where the stage has got to
+  GENERATION: 32, // raised at each creation of this row
+  IDENTITY: 33, // row of the identity counter table, or NOT_PRESENT
+  MAPPINGS: 34, // live maptrack handles
+  SUPERPAGES_SPLIT: 35, // blocks broken up since creation
+  P2M_SEQUENCE: 36, // odd while an entry is being rewritten in place: a walker that faulted looks again
+  KILLER: 37, // slot whose handler tears the domain down, or NOT_PRESENT
+  EMPTY_UNMAPS: 38, // grant halves dropped without an entry being found where the guest said (recorded.md 12)
+  NEXT_EVTCHN: 39, // port that a running EVTCHNOP_reset has got to, 0: none runs
+  MAPTRACK_HEAD: 40, // [VCPUS_MAX] free handle list of each vCPU
+  MAPTRACK_TAIL: 44, // [VCPUS_MAX]
+  SLOT: 48, // [VCPUS_MAX] slot of each vCPU, or NOT_PRESENT
+  VIRQ_PORT: 52, // [VCPUS_MAX] unused columns end at 56
+} as const;
+export const DOMAIN_WORDS = 64;
+export const DOMAIN_FREE = 0;
+export const DOMAIN_PRESENT = 1;
+export const DYING_ALIVE = 0;
+export const DYING_DYING = 1;
+export const DYING_DEAD = 2;
+export const CDF_directmap = 1;
+export const CDF_privileged = 2;
+export const CDF_hardware = 4;
+export const CDF_iommu = 8;
+/** Set at the first unpause. */
+export const CDF_creation_finished = 16;
+
+/** Frame flags beside the count (FrameTable.count). The count is the low 26 bits. */
+export const PGC_allocated = 1 << 30;
+export const PGC_xen_heap = 1 << 29;
+/** In no list and never handed out: the frame is on the heap's free list. */
+export const PGC_state_free = 1 << 28;
+export const PGC_static = 1 << 27;
+export const PGC_count_mask = (1 << 26) - 1;
+
+/** Words of an IOMMU fault record: slot, domid, dfn pair, 1 write, code, step. */
+export const FAULT_WORDS = 8;
+/** Words of a trace record: 32 bytes. */
+export const TRACE_WORDS = 8;
+
+/** Bases (word indexes) of all tables. */
+export interface Layout {
+  readonly model: MachineModel;
+  readonly words: number;
+  /** RAM frames; device register pages follow them. */
+  readonly ramFrames: number;
+  readonly frames: number;
+  readonly chunkTable: number;
+  readonly chunks: number;
+  readonly deviceSlot: number; // [XEN] column over devices: slot of the device
+  readonly frameCount: number; // [XEN] column over frames: PGC_* and count
+  readonly frameOwner: number; // [XEN] domid, or NOT_PRESENT
+  readonly frameGfn: number; // [XEN] pairs: gfn at which a xen heap page is mapped, or NOT_PRESENT
+  readonly frameNext: number; // [XEN] list links, frame index or NOT_PRESENT
+  readonly framePrevious: number;
+  readonly frameGeneration: number; // [XEN] raised whenever the frame is freed
+  readonly frameDma: number; // [devices] add: bursts that devices have written to the frame
+  readonly lines: number;
+  readonly channels: number;
+  readonly tlbTags: number; // [SLOT] TLB_ENTRIES a slot
+  readonly tlbValues: number;
+  readonly holds: number;
+  readonly samples: number; // [XEN] a row of `slots` words a slot: access samples of a flush that is waited for
+  readonly domains: number;
+  readonly grantFrame: number; // [XEN] frame index of each shared grant frame
+  readonly actPin: number; // [XEN] active entries
+  readonly actDomid: number;
+  readonly actFrame: number;
+  readonly trackRef: number; // [XEN] maptrack
+  readonly trackFlags: number;
+  readonly trackDomid: number;
+  readonly trackVcpu: number;
+  readonly portState: number; // [XEN] event channels
+  readonly portVcpu: number;
+  readonly portRemoteDomain: number;
+  readonly portRemotePort: number;
+  readonly identityRead: number; // [XEN] IOMMU tracking counters: a row of `frames` words an identity domain
+  readonly identityWrite: number;
+  readonly identityRows: number;
+  readonly faults: number;
+  readonly trace: number; // one ring a slot, one more for the hypervisor
+}
+
+/** CHUNK_FRAMES is a power of two. */
+const CHUNK_SHIFT = 31 - Math.clz32(CHUNK_FRAMES);
+
+/** 2 MiB chunks from machine address 0 to the end of the highest bank or register page. */
+function chunkCount(model: MachineModel): number {
+  const top = Math.max(
+    ...model.banks.map((bank) => bank.base + bank.size),
+    ...model.devices.map((device) => device.registers + PAGE_SIZE),
+  );
+  assert(top <= MADDR_END, "banks lie below the end of machine addresses");
+  return Math.ceil(top / (CHUNK_FRAMES * PAGE_SIZE));
+}
+
+/** Lays the control buffer out for a machine. Pure: every worker computes the same. */
+export function layoutOf(model: MachineModel): Layout {
+  const { domains, slots, grantFrames, maptrackFrames, ports, traceRecords } = model.limits;
+  let words = 0;
+  // Every table starts on a 64-byte line.
+  const take = (count: number): number => {
+    const base = words;
+    words += Math.ceil(count / 16) * 16;
+    return base;
+  };
+  const ramFrames = model.banks.reduce((sum, bank) => sum + bank.size / PAGE_SIZE, 0);
+  const frames = ramFrames + model.devices.length;
+  assert(frames * PAGE_SIZE <= MACHINE_BYTES_MAX, "machine memory fits its limit");
+  const chunks = chunkCount(model);
+  const identityRows = model.domains.filter((d) => d.directMapped && d.iommu).length;
+  take(MACHINE_WORDS);
+  return {
+    model,
+    ramFrames,
+    frames,
+    chunks,
+    identityRows,
+    chunkTable: take(chunks),
+    deviceSlot: take(model.devices.length),
+    frameCount: take(frames),
+    frameOwner: take(frames),
+    frameGfn: take(2 * frames),
+    frameNext: take(frames),
+    framePrevious: take(frames),
+    frameGeneration: take(frames),
+    frameDma: take(frames),
+    lines: take(slots * LINE_WORDS),
+    channels: take(slots * CHANNEL_WORDS),
+    tlbTags: take(slots * TLB_ENTRIES),
+    tlbValues: take(slots * TLB_ENTRIES),
+    holds: take(slots * HOLD_ROWS * HOLD_WORDS),
+    samples: take(slots * slots),
+    domains: take(domains * DOMAIN_WORDS),
+    grantFrame: take(domains * grantFrames),
+    actPin: take(domains * grantFrames * GRANT_ENTRIES_PER_FRAME),
+    actDomid: take(domains * grantFrames * GRANT_ENTRIES_PER_FRAME),
+    actFrame: take(domains * grantFrames * GRANT_ENTRIES_PER_FRAME),
+    trackRef: take(domains * maptrackFrames * MAPTRACK_PER_FRAME),
+    trackFlags: take(domains * maptrackFrames * MAPTRACK_PER_FRAME),
+    trackDomid: take(domains * maptrackFrames * MAPTRACK_PER_FRAME),
+    trackVcpu: take(domains * maptrackFrames * MAPTRACK_PER_FRAME),
+    portState: take(domains * ports),
+    portVcpu: take(domains * ports),
+    portRemoteDomain: take(domains * ports),
+    portRemotePort: take(domains * ports),
+    identityRead: take(identityRows * frames),
+    identityWrite: take(identityRows * frames),
+    faults: take(IOMMU_FAULTS_KEPT * FAULT_WORDS),
+    trace: take((slots + 1) * (1 + traceRecords * TRACE_WORDS)),
+    // Evaluated last, after every table above has been taken.
+    words,
+  };
+}
+
+/** Bytes of machine memory behind a layout. */
+export const machineBytes = (layout: Layout): number => layout.frames * PAGE_SIZE;
+
+export const lineOf = (layout: Layout, slot: number): number => layout.lines + slot * LINE_WORDS;
+export const channelOf = (layout: Layout, slot: number): number =>
+  layout.channels + slot * CHANNEL_WORDS;
+export const domainOf = (layout: Layout, domid: number): number =>
+  layout.domains + domid * DOMAIN_WORDS;
+
+/**
+ * Fills the chunk table: one word per 2 MiB of machine addresses, the frame index of its first frame or
+ * NOT_PRESENT. Device register pages get the indexes after RAM, in chunks of their own.
+ */
+export function writeChunkTable(layout: Layout, words: Int32Array): void {
+  words.fill(NOT_PRESENT, layout.chunkTable, layout.chunkTable + layout.chunks);
+  const chunkBytes = CHUNK_FRAMES * PAGE_SIZE;
+  let next = 0;
+  for (const bank of layout.model.banks) {
+    assert(bank.base % chunkBytes === 0, "a bank starts on a 2 MiB boundary");
+    assert(bank.size % chunkBytes === 0, "a bank is a multiple of 2 MiB");
+    for (let at = bank.base; at < bank.base + bank.size; at += chunkBytes) {
+      words[layout.chunkTable + at / chunkBytes] = next;
+      next += CHUNK_FRAMES;
+    }
+  }
+}
+
+/**
+ * The hardware's address decoder: frame index of a machine frame, or NOT_PRESENT (a bus error). RAM by the
+ * chunk table, register pages by comparison, as there are few.
+ */
+export function indexOf(layout: Layout, words: Int32Array, mfn: Mfn | number): FrameIndex {
+  // Every level of every walk comes here: below 2^31 a shift does what the division does.
+  const chunk = mfn < 2 ** 31 ? mfn >>> CHUNK_SHIFT : Math.floor(mfn / CHUNK_FRAMES);
+  if (chunk < layout.chunks) {
+    const first = at(words, layout.chunkTable + chunk);
+    if (first !== NOT_PRESENT) return FrameIndex(first + (mfn & (CHUNK_FRAMES - 1)));
+  }
+  return registerIndexOf(layout, mfn);
+}
+
+function registerIndexOf(layout: Layout, mfn: Mfn | number): FrameIndex {
+  const devices = layout.model.devices;
+  for (let i = 0; i < devices.length; i++) {
+    if (devices[i]?.registers === mfn * PAGE_SIZE) return FrameIndex(layout.ramFrames + i);
+  }
+  return FrameIndex(NOT_PRESENT);
+}
+
+/** The machine frame at an index: the inverse of `indexOf`, for everyone who must print or enter one. */
+export function mfnAt(layout: Layout, index: FrameIndex | number): Mfn {
+  let left = index as number;
+  for (const bank of layout.model.banks) {
+    const frames = bank.size / PAGE_SIZE;
+    if (left < frames) return (bank.base / PAGE_SIZE + left) as Mfn;
+    left -= frames;
+  }
+  const device = layout.model.devices[left];
+  assert(device !== undefined, "a frame index lies in machine memory");
+  return (device.registers / PAGE_SIZE) as Mfn;
+}

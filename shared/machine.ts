@@ -1,0 +1,148 @@
+/**
+ * The machine as data: what every worker is given and lays its memory out from. It is the *resolved*
+ * form: no units, no defaults, no references left to check (toolstack/ does that). All fields are
+ * plain JSON, so that two workers can compare a hash of it before they start.
+ *
+ * Ours, because Xen reads the same facts from a device tree and its own command line.
+ */
+
+/** A range of addresses in bytes; both are multiples of 4096. */
+export interface Range {
+  readonly base: number;
+  readonly size: number;
+}
+
+/** One dma-ranges entry: `dma` is what the device puts on its bus, `cpu` what that means beyond it. */
+export interface DmaRange {
+  readonly dma: number;
+  readonly cpu: number;
+  readonly size: number;
+}
+
+/** A bus master. Its register page is device memory at machine address `registers`. */
+export interface DeviceModel {
+  readonly name: string;
+  readonly kind: "disk";
+  readonly registers: number;
+  /** Empty: the bus is identity without a bound. */
+  readonly dmaRanges: readonly DmaRange[];
+  /** Address bits the device can drive (32, 40, 64). Above 53 it means no bound. */
+  readonly addressWidth: number;
+  /** Whether the board routes it through the IOMMU; without one on the board this is false. */
+  readonly behindIommu: boolean;
+  readonly streamId: number;
+  readonly coherent: boolean;
+  /** Interrupt line, 0 to 31: a bit of the owner's interrupt word. */
+  readonly line: number;
+  /** Name of the domain it is handed to at boot. */
+  readonly owner: string;
+}
+
+/** Where unpopulated pages of a kernel come from; `off` means no extended region is announced. */
+export type UnpopulatedAlloc = "list" | "pool" | "off";
+/** How gnttab_dma_free_pages tells unpopulated pages from RAM (guest.md D10). */
+export type FreeKnows = "flag" | "zone-device" | "pool-address";
+
+/** Kernel options: they choose between designs, so that two designs run on one machine. */
+export interface KernelOptions {
+  readonly unpopulatedAlloc: UnpopulatedAlloc;
+  readonly freeKnows: FreeKnows;
+  /** Whether gnttab_dma_alloc_pages falls back to real RAM when no contiguous pages are to be had. */
+  readonly fallback: boolean;
+  /** set_private fails at this page (counted from 0) of an allocation, or -1: never. The 32-bit kernel's kzalloc. */
+  readonly setPrivateFailsAt: number;
+  /** Pages of one hotplug section (Linux: 32768). A power of two. */
+  readonly pagesPerSection: number;
+  /** Pages of the swiotlb pool. */
+  readonly swiotlbPages: number;
+}
+
+export interface DomainModel {
+  readonly name: string;
+  readonly kind: "dom0" | "driver" | "domU";
+  /** Created at boot; otherwise only when the toolstack asks for it. */
+  readonly atBoot: boolean;
+  readonly memoryPages: number;
+  /** gfn == mfn for its own RAM (CDF_directmap). */
+  readonly directMapped: boolean;
+  readonly privileged: boolean;
+  /** Created with XEN_DOMCTL_CDF_iommu. False on every domain of a machine whose IOMMU is off. */
+  readonly iommu: boolean;
+  /** Number of vCPUs; 0 for a domain that only owns memory. */
+  readonly vcpus: number;
+  /** Whether a worker runs its program. */
+  readonly runs: boolean;
+  readonly maxGrantFrames: number;
+  readonly maxMaptrackFrames: number;
+  /** Highest port number it may use, inclusive. */
+  readonly maxEvtchnPort: number;
+  /** Pages of the P2M pool (Xen: paging memory pool); 0 takes table pages from the heap (hardware domain). */
+  readonly p2mPoolPages: number;
+  /** Machine ranges its RAM is taken from (xen,static-mem); empty: the allocator chooses. */
+  readonly staticMemory: readonly Range[];
+  /** First guest frame of its RAM when it is not direct-mapped (GUEST_RAM0_BASE >> 12). */
+  readonly ramGfn: number;
+  /** Gfn of the region offered for the grant table; 0: none is offered. */
+  readonly grantTableGfn: number;
+  /** Guest-physical ranges with nothing behind them, announced to the kernel. */
+  readonly extendedRegions: readonly Range[];
+  readonly kernel: KernelOptions;
+  /** "none": the domain builder makes no store page, grant and port, as for a domain that Xen itself creates (dom0less). */
+  readonly store?: "none";
+}
+
+export interface MachineLimits {
+  /** Rows of the domain table: ids 0 to this. */
+  readonly domains: number;
+  readonly slots: number;
+  /** The largest of all domains' limits: tables are laid out for it. */
+  readonly grantFrames: number;
+  readonly maptrackFrames: number;
+  readonly ports: number;
+  /** Pages carved from the first bank for Xen itself: tables, grant frames, shared info pages. */
+  readonly xenHeapPages: number;
+  readonly traceRecords: number;
+}
+
+export interface MachineModel {
+  readonly arch: "arm64";
+  readonly preset: string;
+  /** RAM banks, ascending, 2 MiB aligned, not overlapping. */
+  readonly banks: readonly Range[];
+  readonly iommu: { readonly mode: "on" | "off" };
+  /** Which frames the heap hands out for RAM that is not direct-mapped. */
+  readonly allocator: "contiguous" | "scattered" | "fragmented";
+  /** Stage-2 input bits: 40 (two concatenated level 1 roots) or 44 (one level 0 root). */
+  readonly ipaBits: 40 | 44;
+  /** `strict` refuses what the recorded Xen lets through (recorded.md 12). */
+  readonly hypervisor: "faithful" | "strict";
+  readonly xsm: "dummy" | "silo";
+  readonly devices: readonly DeviceModel[];
+  /** dom0 first. */
+  readonly domains: readonly DomainModel[];
+  readonly limits: MachineLimits;
+  /** Seeds the scattered allocator. */
+  readonly seed: number;
+}
+
+/** What a guest would read from its device tree, plus its HVM params: handed to a kernel at its start. */
+export interface BootInfo {
+  readonly domid: number;
+  readonly name: string;
+  readonly ram: readonly Range[];
+  readonly grantTableGfn: number;
+  readonly extendedRegions: readonly Range[];
+  /** Devices handed over: register page and interrupt, as `iomem=` and `irqs=` do. */
+  readonly devices: readonly BootDevice[];
+  readonly kernel: KernelOptions;
+}
+
+export interface BootDevice {
+  readonly name: string;
+  readonly kind: "disk";
+  readonly registersGfn: number;
+  readonly line: number;
+  readonly dmaRanges: readonly DmaRange[];
+  readonly addressWidth: number;
+  readonly coherent: boolean;
+}

@@ -1,0 +1,141 @@
+/**
+ * Machine memory and control words: every access to memory that somebody else may touch.
+ *
+ * Rules: `Atomics` and views on shared memory stand here, in channel.ts and nowhere else; a raw view of
+ * machine memory never leaves this module, so no guest can keep one across an unmap. Control words are
+ * one Int32Array over the control buffer, laid out by layout.ts; a word with two writers is changed by the
+ * atomic functions below only. A `peek` is a plain load: a hint, or a cell declared racy with its reason.
+ *
+ * Ours; the rules are W1 to W8 of the memory model: one declared width (32 bits) for every control word.
+ */
+import { EmulatorBug } from "./assert.ts";
+import { PAGE_SIZE, WORDS_PER_PAGE } from "./limits.ts";
+import type { FrameIndex } from "./units.ts";
+
+/** The control buffer as words. Offsets come from layout.ts. */
+export type Words = Int32Array;
+
+export const wordsOf = (buffer: ArrayBufferLike): Words => new Int32Array(buffer);
+
+export const load = (words: Words, at: number): number => Atomics.load(words, at);
+export const store = (words: Words, at: number, value: number): void => {
+  Atomics.store(words, at, value);
+};
+export const add = (words: Words, at: number, value: number): number =>
+  Atomics.add(words, at, value);
+export const or = (words: Words, at: number, bits: number): number => Atomics.or(words, at, bits);
+export const and = (words: Words, at: number, bits: number): number => Atomics.and(words, at, bits);
+export const exchange = (words: Words, at: number, value: number): number =>
+  Atomics.exchange(words, at, value);
+export const compareExchange = (words: Words, at: number, expected: number, next: number): number =>
+  Atomics.compareExchange(words, at, expected, next);
+/** Plain load: a hint that an atomic load confirms, or a word whose only writer is the reader. */
+export const peek = (words: Words, at: number): number => {
+  const word = words[at];
+  if (word === undefined) throw new EmulatorBug(`control word ${at} of ${words.length}`);
+  return word;
+};
+/** Wakes whoever sleeps on a control word; harmless on a buffer that is not shared. */
+export const notify = (words: Words, at: number): void => {
+  Atomics.notify(words, at);
+};
+/** Blocks while the word holds `value`. Only the platform's runners call it. */
+export const wait = (words: Words, at: number, value: number, timeoutMs?: number): string =>
+  timeoutMs === undefined
+    ? Atomics.wait(words, at, value)
+    : Atomics.wait(words, at, value, timeoutMs);
+
+/** How pages move; WebAssembly on threads, plain JavaScript in one thread (design.md 10.8). Offsets in bytes. */
+export interface PageOps {
+  copy(to: number, from: number, length: number): void;
+  zero(at: number, length: number): void;
+}
+
+/** JavaScript page operations over one buffer. */
+export function plainPageOps(buffer: ArrayBufferLike): PageOps {
+  const bytes = new Uint8Array(buffer);
+  const doubles = new Float64Array(buffer);
+  return {
+    copy: (to, from, length) => {
+      bytes.copyWithin(to, from, from + length);
+    },
+    zero: (at, length) => {
+      doubles.fill(0, at / 8, (at + length) / 8);
+    },
+  };
+}
+
+/** Machine memory: frames of 4 KiB, named by their index. The lifetime is that of the machine. */
+export class MachineMemory {
+  readonly #words: Int32Array;
+  readonly #bytes: Uint8Array;
+  readonly #pages: PageOps;
+  /** Called before the hypervisor touches a word that a guest may write: the explorer's point. */
+  onGuestWord: (() => void) | undefined;
+
+  constructor(buffer: ArrayBufferLike, pages: PageOps = plainPageOps(buffer)) {
+    this.#words = new Int32Array(buffer);
+    this.#bytes = new Uint8Array(buffer);
+    this.#pages = pages;
+  }
+
+  get sizeBytes(): number {
+    return this.#bytes.length;
+  }
+
+  /** Atomic load of the word at byte `offset` (a multiple of 4) of a frame. */
+  load(frame: FrameIndex, offset: number): number {
+    return Atomics.load(this.#words, frame * WORDS_PER_PAGE + (offset >> 2));
+  }
+  store(frame: FrameIndex, offset: number, value: number): void {
+    Atomics.store(this.#words, frame * WORDS_PER_PAGE + (offset >> 2), value);
+  }
+  or(frame: FrameIndex, offset: number, bits: number): number {
+    return Atomics.or(this.#words, frame * WORDS_PER_PAGE + (offset >> 2), bits);
+  }
+  and(frame: FrameIndex, offset: number, bits: number): number {
+    return Atomics.and(this.#words, frame * WORDS_PER_PAGE + (offset >> 2), bits);
+  }
+  exchange(frame: FrameIndex, offset: number, value: number): number {
+    return Atomics.exchange(this.#words, frame * WORDS_PER_PAGE + (offset >> 2), value);
+  }
+  /** Returns the value found; the exchange happened when that equals `expected`. */
+  compareExchange(frame: FrameIndex, offset: number, expected: number, next: number): number {
+    const at = frame * WORDS_PER_PAGE + (offset >> 2);
+    return Atomics.compareExchange(this.#words, at, expected, next);
+  }
+
+  /** Plain load. Page tables are read so: the hardware's walk races with the hypervisor's stores by design. */
+  peek(frame: FrameIndex, offset: number): number {
+    const word = this.#words[frame * WORDS_PER_PAGE + (offset >> 2)];
+    if (word === undefined) throw new EmulatorBug(`frame index ${frame} beyond machine memory`);
+    return word;
+  }
+  /** Plain store of a word nobody else reads yet, or that an atomic store publishes afterwards. */
+  poke(frame: FrameIndex, offset: number, value: number): void {
+    this.#words[frame * WORDS_PER_PAGE + (offset >> 2)] = value;
+  }
+
+  /** Copies `length` bytes of a frame into `into` at `at`: racy by nature, guest page contents. */
+  read(frame: FrameIndex, offset: number, into: Uint8Array, at: number, length: number): void {
+    const from = frame * PAGE_SIZE + offset;
+    into.set(this.#bytes.subarray(from, from + length), at);
+  }
+  /** Copies `length` bytes of `from` at `at` into a frame. */
+  write(frame: FrameIndex, offset: number, from: Uint8Array, at: number, length: number): void {
+    this.#bytes.set(from.subarray(at, at + length), frame * PAGE_SIZE + offset);
+  }
+  /** Copies between two frames (or inside one, as memmove). */
+  copy(
+    to: FrameIndex,
+    toOffset: number,
+    from: FrameIndex,
+    fromOffset: number,
+    length: number,
+  ): void {
+    this.#pages.copy(to * PAGE_SIZE + toOffset, from * PAGE_SIZE + fromOffset, length);
+  }
+  zero(frame: FrameIndex): void {
+    this.#pages.zero(frame * PAGE_SIZE, PAGE_SIZE);
+  }
+}

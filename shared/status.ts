@@ -1,0 +1,69 @@
+/**
+ * Statuses and errno values, spelled as in the headers.
+ * Behaviour: xen/include/public/grant_table.h (GNTST_*), xen/include/public/errno.h.
+ */
+export const GNTST_okay = 0;
+export const GNTST_general_error = -1;
+export const GNTST_bad_domain = -2;
+export const GNTST_bad_gntref = -3;
+export const GNTST_bad_handle = -4;
+export const GNTST_bad_virt_addr = -5;
+export const GNTST_bad_dev_addr = -6;
+export const GNTST_no_device_space = -7;
+export const GNTST_permission_denied = -8;
+export const GNTST_bad_page = -9;
+export const GNTST_bad_copy_arg = -10;
+export const GNTST_address_too_big = -11;
+export const GNTST_eagain = -12;
+export const GNTST_no_space = -13;
+
+export const EPERM = 1;
+export const ENOENT = 2;
+export const ESRCH = 3;
+export const EINTR = 4;
+export const EIO = 5;
+export const ENXIO = 6;
+export const E2BIG = 7;
+export const EBADF = 9;
+export const EAGAIN = 11;
+export const ENOMEM = 12;
+export const EACCES = 13;
+export const EFAULT = 14;
+export const EBUSY = 16;
+export const EEXIST = 17;
+export const EXDEV = 18;
+export const ENODEV = 19;
+export const EINVAL = 22;
+export const ENOTTY = 25;
+export const ENOSPC = 28;
+export const EDOM = 33;
+export const ERANGE = 34;
+export const ENOSYS = 38;
+export const ENODATA = 61;
+export const EOVERFLOW = 75;
+export const EILSEQ = 84;
+/** Internal to the hypervisor: never shown to a guest. */
+export const ERESTART = 85;
+export const EOPNOTSUPP = 95;
+export const ENOBUFS = 105;
+export const ETIMEDOUT = 110;
+
+const names: Readonly<Record<number, string>> = {
+  [GNTST_okay]: "GNTST_okay",
+  [GNTST_general_error]: "GNTST_general_error",
+  [GNTST_bad_domain]: "GNTST_bad_domain",
+  [GNTST_bad_gntref]: "GNTST_bad_gntref",
+  [GNTST_bad_handle]: "GNTST_bad_handle",
+  [GNTST_bad_virt_addr]: "GNTST_bad_virt_addr",
+  [GNTST_bad_dev_addr]: "GNTST_bad_dev_addr",
+  [GNTST_no_device_space]: "GNTST_no_device_space",
+  [GNTST_permission_denied]: "GNTST_permission_denied",
+  [GNTST_bad_page]: "GNTST_bad_page",
+  [GNTST_bad_copy_arg]: "GNTST_bad_copy_arg",
+  [GNTST_address_too_big]: "GNTST_address_too_big",
+  [GNTST_eagain]: "GNTST_eagain",
+  [GNTST_no_space]: "GNTST_no_space",
+};
+
+/** Header name of a grant status; the number itself when no header names it. */
+export const grantStatusName = (status: number): string => names[status] ?? String(status);
