@@ -1,0 +1,140 @@
+/**
+ * The census: what all tables together say about each frame, each pin and each domain, counted from nothing.
+ *
+ * Rule: it reads the tables and never the counters that the invariants compare it with. Linear in frames and entries in
+ * use. At a gap of some handler its hold list counts as a holder.
+ * Ours; the counting rules are those of hypervisor spec 4.9 and 7.2.
+ */
+import { GNTMAP_host_map, GNTMAP_readonly } from "../shared/abi/grant.ts";
+import { DOM, HOLD_UNMAP } from "../shared/layout.ts";
+import { isForeign } from "../shared/pte.ts";
+import { DomId } from "../shared/units.ts";
+import { activeFrame, GNTPIN_hstr_inc, GNTPIN_hstw_inc, grantEntries } from "./active-entry.ts";
+import { isAllocated, isRamFrame } from "./frame-table.ts";
+import { type Hold, holdsOf } from "./hold-list.ts";
+import { trackDomid, trackFlags, trackRef } from "./maptrack.ts";
+import { scanP2m } from "./p2m-scan.ts";
+import { domainField, isPresent, slotDomain, type Xen } from "./xen.ts";
+
+/** One entry of a P2M in use. */
+export interface Leaf {
+  readonly domid: DomId;
+  readonly gfn: number;
+  readonly frame: number;
+  readonly type: number;
+  readonly order: number;
+}
+
+/** One live handle. */
+export interface Handle {
+  readonly mapper: DomId;
+  readonly handle: number;
+  readonly granter: DomId;
+  readonly ref: number;
+  /** Frame of the granter's active entry, or -1 when granter or reference do not exist. */
+  readonly frame: number;
+  readonly readonly: boolean;
+}
+
+export interface SlotHold extends Hold {
+  readonly slot: number;
+  readonly mapper: DomId;
+}
+
+export interface Census {
+  readonly domains: readonly DomId[];
+  readonly leaves: readonly Leaf[];
+  readonly handles: readonly Handle[];
+  readonly holds: readonly SlotHold[];
+  /** Table pages below the root that a walk of each domain meets: table pages by domid. */
+  readonly tables: ReadonlyMap<number, number>;
+  /** References that each RAM frame should have. */
+  readonly references: Int32Array;
+  /** Pin that each active entry should have, by `entryKey`. Absent: 0. */
+  readonly pins: ReadonlyMap<number, number>;
+}
+
+/** More references than a grant table can have. */
+const REFS = 2 ** 20;
+/** Names an active entry in `Census.pins`. */
+export const entryKey = (granter: number, ref: number): number => granter * REFS + ref;
+
+export function takeCensus(xen: Xen): Census {
+  const { domains: rows, slots } = xen.model.limits;
+  const domains = Array.from({ length: rows }, (_, id) => DomId(id)).filter((id) =>
+    isPresent(xen, id),
+  );
+  const leaves: Leaf[] = [];
+  const tables = new Map<number, number>();
+  for (const domid of domains) {
+    scanP2m(
+      xen,
+      domid,
+      0,
+      (gfn, frame, type, order) => leaves.push({ domid, gfn, frame, type, order }) > 0,
+      () => tables.set(domid, (tables.get(domid) ?? 0) + 1),
+    );
+  }
+  const handles = domains.flatMap((domid) => handlesOf(xen, domid));
+  const holds = Array.from({ length: slots }, (_, slot) =>
+    holdsOf(xen, slot).map((hold) => ({ ...hold, slot, mapper: slotDomain(xen, slot) })),
+  ).flat();
+  return {
+    domains,
+    leaves,
+    handles,
+    holds,
+    tables,
+    references: countReferences(xen, leaves, handles, holds),
+    pins: countPins(handles, holds),
+  };
+}
+
+function handlesOf(xen: Xen, mapper: DomId): readonly Handle[] {
+  const found: Handle[] = [];
+  const limit = domainField(xen, mapper, DOM.MAPTRACK_LIMIT);
+  for (let handle = 0; handle < limit; handle++) {
+    const flags = trackFlags(xen, mapper, handle);
+    if ((flags & GNTMAP_host_map) === 0) continue;
+    const granter = trackDomid(xen, mapper, handle);
+    const ref = trackRef(xen, mapper, handle);
+    const exists = isPresent(xen, granter) && ref >= 0 && ref < grantEntries(xen, granter);
+    const frame = exists ? activeFrame(xen, granter, ref) : -1;
+    found.push({ mapper, handle, granter, ref, frame, readonly: (flags & GNTMAP_readonly) !== 0 });
+  }
+  return found;
+}
+
+function countReferences(
+  xen: Xen,
+  leaves: readonly Leaf[],
+  handles: readonly Handle[],
+  holds: readonly Hold[],
+): Int32Array {
+  const references = new Int32Array(xen.layout.ramFrames);
+  const count = (frame: number): void => {
+    if (isRamFrame(xen, frame)) references[frame] = (references[frame] ?? 0) + 1;
+  };
+  for (let frame = 0; frame < xen.layout.ramFrames; frame++)
+    if (isAllocated(xen, frame)) count(frame);
+  for (const { frame } of handles) count(frame);
+  for (const { frame } of holds) count(frame);
+  for (const { frame, type } of leaves) if (isForeign(type)) count(frame);
+  return references;
+}
+
+function countPins(
+  handles: readonly Handle[],
+  holds: readonly Hold[],
+): ReadonlyMap<number, number> {
+  const pins = new Map<number, number>();
+  const count = (granter: number, ref: number, readonly: boolean): void => {
+    const key = entryKey(granter, ref);
+    pins.set(key, (pins.get(key) ?? 0) + (readonly ? GNTPIN_hstr_inc : GNTPIN_hstw_inc));
+  };
+  for (const { granter, ref, readonly } of handles) count(granter, ref, readonly);
+  for (const hold of holds) {
+    if (hold.kind === HOLD_UNMAP) count(hold.granter, hold.ref, hold.readonly);
+  }
+  return pins;
+}

@@ -1,0 +1,197 @@
+/**
+ * Invariants of the frame table: counts, owners, lists and pools.
+ * Rule: one function an invariant; each returns its findings, in words that name domain and frame.
+ * Behaviour: hypervisor spec section 9 (1, 8, 12, 13), stress spec section 4 (I-01 to I-06, I-20, I-21, I-42).
+ */
+import { at } from "../shared/assert.ts";
+import {
+  DOM,
+  DYING_DEAD,
+  MACHINE,
+  PGC_count_mask,
+  PGC_state_free,
+  PGC_static,
+  PGC_xen_heap,
+} from "../shared/layout.ts";
+import { NOT_PRESENT } from "../shared/limits.ts";
+import { rootPages } from "../shared/mmu.ts";
+import type { Census } from "./audit-census.ts";
+import {
+  frameOwner,
+  frameReferences,
+  isFree,
+  isReserved,
+  isXenHeap,
+  nextFrame,
+  xenHeapGfn,
+} from "./frame-table.ts";
+import { domainField, isDying, isPresent, type Xen } from "./xen.ts";
+
+/** A frame's count is its allocation reference, its mappings, and what pending handlers hold. */
+export function frameCounts(xen: Xen, census: Census): string[] {
+  const findings: string[] = [];
+  for (let frame = 0; frame < xen.layout.ramFrames; frame++) {
+    const has = frameReferences(xen, frame);
+    const should = at(census.references, frame);
+    if (has !== should) findings.push(`frame ${frame} counts ${has} references, ${should} exist`);
+  }
+  return findings;
+}
+
+/** A free or reserved frame has no owner and no flag but its own; a frame in use has an owner. */
+export function frameOwners(xen: Xen): string[] {
+  const findings: string[] = [];
+  for (let frame = 0; frame < xen.layout.ramFrames; frame++) {
+    const owner = frameOwner(xen, frame);
+    const word = at(xen.words, xen.layout.frameCount + frame);
+    const idle = isFree(xen, frame) || isReserved(xen, frame);
+    if (idle && owner !== NOT_PRESENT) {
+      findings.push(`frame ${frame} is free and owned by domain ${owner}`);
+    }
+    if (isFree(xen, frame) && word !== PGC_state_free) {
+      findings.push(`frame ${frame} is free and in use: 0x${(word >>> 0).toString(16)}`);
+    }
+    if (!idle && (word & PGC_count_mask) > 0 && !isPresent(xen, owner)) {
+      findings.push(`frame ${frame} has references and no owner`);
+    }
+  }
+  return findings;
+}
+
+/** A domain's lists hold exactly the frames it owns, and their lengths are its totals. */
+export function pageLists(xen: Xen, census: Census): string[] {
+  const findings: string[] = [];
+  const listed = new Uint8Array(xen.layout.frames);
+  for (const domid of census.domains) {
+    const lists = [
+      ["page list", DOM.PAGE_LIST, DOM.TOT_PAGES, 0],
+      ["xen heap list", DOM.XENPAGE_LIST, DOM.XENHEAP_PAGES, PGC_xen_heap],
+    ] as const;
+    for (const [name, head, total, heap] of lists) {
+      let length = 0;
+      let frame = domainField(xen, domid, head);
+      while (frame !== NOT_PRESENT && length <= xen.layout.frames) {
+        const word = at(xen.words, xen.layout.frameCount + frame);
+        const belongs = frameOwner(xen, frame) === domid && (word & PGC_xen_heap) === heap;
+        if (!belongs)
+          findings.push(`frame ${frame} is in the ${name} of domain ${domid}, not its own`);
+        listed[frame] = 1;
+        length++;
+        frame = nextFrame(xen, frame);
+      }
+      const has = domainField(xen, domid, total);
+      if (has !== length) {
+        findings.push(`domain ${domid} counts ${has} pages, its ${name} has ${length}`);
+      }
+    }
+  }
+  return [...findings, ...unlisted(xen, listed)];
+}
+
+function unlisted(xen: Xen, listed: Uint8Array): string[] {
+  const findings: string[] = [];
+  for (let frame = 0; frame < xen.layout.ramFrames; frame++) {
+    const inUse = frameReferences(xen, frame) > 0 && frameOwner(xen, frame) !== NOT_PRESENT;
+    if (inUse && listed[frame] === 0) findings.push(`frame ${frame} is owned and in nobody's list`);
+  }
+  return findings;
+}
+
+/** Free, owned, reserved and Xen's frames together are all there are, and the free list is the free frames. */
+export function pools(xen: Xen, census: Census): string[] {
+  const { words, layout } = xen;
+  const findings: string[] = [];
+  let listed = 0;
+  for (
+    let f = at(words, MACHINE.FREE_HEAD);
+    f !== NOT_PRESENT && listed <= layout.frames;
+    listed++
+  ) {
+    if (!isFree(xen, f)) findings.push(`frame ${f} is on the free list and not free`);
+    f = nextFrame(xen, f);
+  }
+  const counted = at(words, MACHINE.FREE_FRAMES);
+  if (listed !== counted)
+    findings.push(`the heap counts ${counted} free frames, its list has ${listed}`);
+  const owned = census.domains.reduce(
+    (sum, domid) => sum + domainField(xen, domid, DOM.TOT_PAGES),
+    0,
+  );
+  let heap = 0;
+  let reserved = 0;
+  for (let frame = 0; frame < layout.ramFrames; frame++) {
+    if (isXenHeap(xen, frame)) heap++;
+    else if (at(words, layout.frameCount + frame) === PGC_static) reserved++;
+  }
+  const sum = listed + owned + heap + reserved;
+  if (sum !== layout.ramFrames) {
+    findings.push(
+      `${layout.ramFrames} frames, but ${listed} free + ${owned} owned + ${heap} + ${reserved}`,
+    );
+  }
+  return findings;
+}
+
+/** Every page of the Xen heap is free, or a table, pool, grant or shared info page of some domain. */
+export function xenHeap(xen: Xen, census: Census): string[] {
+  const roots = rootPages(xen.layout);
+  const used = census.domains.reduce((sum, domid) => {
+    const field = (column: number): number => domainField(xen, domid, column);
+    const root = field(DOM.P2M_ROOT) === NOT_PRESENT ? 0 : roots;
+    const info = field(DOM.SHARED_INFO) === NOT_PRESENT ? 0 : 1;
+    const tables = field(DOM.P2M_PAGE_COUNT) + field(DOM.P2M_POOL_FREE);
+    return sum + root + info + tables + field(DOM.GRANT_FRAMES);
+  }, 0);
+  const free = at(xen.words, MACHINE.XEN_HEAP_FREE);
+  const all = xen.model.limits.xenHeapPages;
+  return used + free === all ? [] : [`the Xen heap has ${all} pages: ${free} free, ${used} in use`];
+}
+
+/** A domain's references are its creation and its pages; dead without any, it is gone. */
+export function domainReferences(xen: Xen, census: Census): string[] {
+  return census.domains.flatMap((domid) => {
+    const field = (column: number): number => domainField(xen, domid, column);
+    const alive = field(DOM.DYING) === DYING_DEAD ? 0 : 1;
+    const should =
+      alive + (field(DOM.TOT_PAGES) > 0 ? 1 : 0) + (field(DOM.XENHEAP_PAGES) > 0 ? 1 : 0);
+    const has = field(DOM.REFS);
+    const findings: string[] = [];
+    if (has !== should) findings.push(`domain ${domid} counts ${has} references, ${should} exist`);
+    if (should === 0) findings.push(`domain ${domid} is dead and unreferenced, but not gone`);
+    if (field(DOM.TOT_PAGES) < 0 || field(DOM.XENHEAP_PAGES) < 0) {
+      findings.push(`domain ${domid} has less than no pages`);
+    }
+    return findings;
+  });
+}
+
+/** A xen heap page is mapped at most once in its owner's table, at the gfn its record names. */
+export function xenHeapGfns(xen: Xen, census: Census): string[] {
+  const findings: string[] = [];
+  const mapped = new Map<number, number>();
+  for (const { domid, gfn, frame } of census.leaves) {
+    if (!isXenHeapOf(xen, frame, domid)) continue;
+    const recorded = xenHeapGfn(xen, frame);
+    if (recorded !== gfn) {
+      findings.push(
+        `xen heap frame ${frame} is mapped at gfn ${gfn} of domain ${domid}, recorded ${recorded}`,
+      );
+    }
+    mapped.set(frame, (mapped.get(frame) ?? 0) + 1);
+  }
+  for (let frame = 0; frame < xen.model.limits.xenHeapPages; frame++) {
+    const times = mapped.get(frame) ?? 0;
+    // The record of a dying domain's page outlives its table, which is torn down as a whole.
+    const recorded = xenHeapGfn(xen, frame) !== NOT_PRESENT;
+    const should = recorded && !isDying(xen, frameOwner(xen, frame)) ? 1 : 0;
+    if (times > 1) findings.push(`xen heap frame ${frame} is mapped ${times} times`);
+    if (times < should) findings.push(`xen heap frame ${frame} is recorded at a gfn that is empty`);
+  }
+  return findings;
+}
+
+const isXenHeapOf = (xen: Xen, frame: number, domid: number): boolean =>
+  frame >= 0 &&
+  frame < xen.layout.ramFrames &&
+  isXenHeap(xen, frame) &&
+  frameOwner(xen, frame) === domid;

@@ -1,0 +1,247 @@
+/**
+ * Invariants of translation: what a table, a TLB or an open access leads to is there, and the domain may have it.
+ *
+ * The one translation that a faithful machine leaves behind without a right to it is the grant entry that an unmap
+ * with an empty gfn forgot (recorded.md 12). Each such unmap is counted in EMPTY_UNMAPS, so as many entries without a
+ * handle are a known finding, and one more is a fault of this hypervisor. The strict hypervisor has none.
+ * Behaviour: hypervisor spec section 9 (2, 9, 11, 13, 18), stress spec section 4 (I-07 to I-12, I-22, I-35, I-37).
+ */
+import { at } from "../shared/assert.ts";
+import {
+  CDF_directmap,
+  DOM,
+  DYING_DEAD,
+  LINE,
+  lineOf,
+  mfnAt,
+  SLOT_KIND_DEVICE,
+  SLOT_KIND_VCPU,
+  SLOT_LIVE,
+  WALK_BARE,
+  WALK_BLOCKED,
+  WALK_TABLE,
+} from "../shared/layout.ts";
+import { NOT_PRESENT, TLB_ENTRIES } from "../shared/limits.ts";
+import { load } from "../shared/mem.ts";
+import { ACCESS_WRITE, FAULT_TRANSLATION, walk } from "../shared/mmu.ts";
+import { isForeign, isGrant, isRam, P2M_TYPE_NAMES, p2m_grant_map_rw } from "../shared/pte.ts";
+import type { DomId } from "../shared/units.ts";
+import type { Census, Leaf } from "./audit-census.ts";
+import { frameOwner, isFree, isRamFrame, isReserved, isXenHeap } from "./frame-table.ts";
+import {
+  domainField,
+  hasFlag,
+  isDying,
+  isPresent,
+  lineField,
+  slotDomain,
+  type Xen,
+} from "./xen.ts";
+
+/** How a finding begins that the recorded Xen would have too. */
+export const KNOWN_FINDING = "known finding: ";
+
+const isIdle = (xen: Xen, frame: number): boolean => isFree(xen, frame) || isReserved(xen, frame);
+const nameOf = ({ domid, gfn, type }: Leaf): string =>
+  `gfn ${gfn} of domain ${domid} (${P2M_TYPE_NAMES[type] ?? type})`;
+
+/** Every entry of a living domain names memory that the domain has a right to, of the kind the entry says. */
+export function p2mEntries(xen: Xen, census: Census): string[] {
+  const findings: string[] = [];
+  const strays = new Map<number, string[]>();
+  const granted = grantedKeys(xen, census);
+  for (const leaf of census.leaves) {
+    // A dying domain's pages go before its entries, when nobody can walk them any more.
+    if (isDying(xen, leaf.domid)) continue;
+    if (isGrant(leaf.type)) {
+      if (!granted.has(grantKey(xen, leaf.domid, leaf.frame, leaf.type !== p2m_grant_map_rw))) {
+        strays.set(leaf.domid, [...(strays.get(leaf.domid) ?? []), grantText(xen, leaf)]);
+      }
+      continue;
+    }
+    judgeEntry(xen, leaf, findings);
+  }
+  for (const [domid, texts] of strays) {
+    const forgiven =
+      xen.model.hypervisor === "faithful" ? domainField(xen, domid, DOM.EMPTY_UNMAPS) : 0;
+    findings.push(...texts.map((text, i) => (i < forgiven ? KNOWN_FINDING + text : text)));
+  }
+  return findings;
+}
+
+/** Names what a live handle allows: a mapper, a frame, and whether only to read. */
+const grantKey = (xen: Xen, mapper: number, frame: number, readonly: boolean): number =>
+  (mapper * xen.layout.frames + frame) * 2 + (readonly ? 1 : 0);
+
+function grantedKeys(xen: Xen, census: Census): ReadonlySet<number> {
+  const keys = new Set<number>();
+  for (const { mapper, frame, readonly } of census.handles) {
+    keys.add(grantKey(xen, mapper, frame, true));
+    if (!readonly) keys.add(grantKey(xen, mapper, frame, false));
+  }
+  return keys;
+}
+
+const grantText = (xen: Xen, leaf: Leaf): string => {
+  const whose = isIdle(xen, leaf.frame) ? "free" : `of domain ${frameOwner(xen, leaf.frame)}`;
+  return `${nameOf(leaf)} leads to frame ${leaf.frame}, ${whose}, without a grant`;
+};
+
+function judgeEntry(xen: Xen, leaf: Leaf, findings: string[]): void {
+  if (!isRamFrame(xen, leaf.frame)) {
+    const slot = at(xen.words, xen.layout.deviceSlot + leaf.frame - xen.layout.ramFrames);
+    const own = lineField(xen, slot, LINE.DOMAIN) === leaf.domid;
+    if (!own) findings.push(`${nameOf(leaf)} leads to a device that is not its domain's`);
+    return;
+  }
+  const ram = isRam(leaf.type);
+  const end = leaf.frame + 2 ** leaf.order;
+  for (let frame = leaf.frame; frame < end; frame++) {
+    const owner = frameOwner(xen, frame);
+    if (isIdle(xen, frame)) findings.push(`${nameOf(leaf)} leads to free frame ${frame}`);
+    else if (ram && owner !== leaf.domid) {
+      findings.push(`${nameOf(leaf)} leads to frame ${frame} of domain ${owner}`);
+    } else if (owner === NOT_PRESENT && isForeign(leaf.type)) {
+      findings.push(`${nameOf(leaf)} leads to frame ${frame} of nobody`);
+    }
+  }
+}
+
+/** RAM of a direct-mapped domain lies at gfn == mfn. Xen's own pages lie where the domain wants them. */
+export function directMap(xen: Xen, census: Census): string[] {
+  return census.leaves
+    .filter(
+      ({ domid, gfn, frame, type }) =>
+        isRam(type) &&
+        hasFlag(xen, domid, CDF_directmap) &&
+        isRamFrame(xen, frame) &&
+        !isXenHeap(xen, frame) &&
+        mfnAt(xen.layout, frame) !== gfn,
+    )
+    .map((leaf) => `${nameOf(leaf)} is direct-mapped RAM at frame ${leaf.frame}`);
+}
+
+/** A row of the TLB that its walker would still use says what the table says. */
+export function translations(xen: Xen): string[] {
+  const findings: string[] = [];
+  for (let slot = 0; slot < xen.model.limits.slots; slot++) {
+    if (lineField(xen, slot, LINE.STATE) !== SLOT_LIVE) continue;
+    if (lineField(xen, slot, LINE.MODE) !== WALK_TABLE || slotDomain(xen, slot) < 0) continue;
+    const generation = load(xen.words, lineOf(xen.layout, slot) + LINE.GENERATION);
+    if (lineField(xen, slot, LINE.INSIDE_GENERATION) === generation)
+      findings.push(...tlbOf(xen, slot));
+  }
+  return findings;
+}
+
+function tlbOf(xen: Xen, slot: number): string[] {
+  const { words, layout, memory } = xen;
+  const findings: string[] = [];
+  const root = lineField(xen, slot, LINE.ROOT);
+  for (let row = 0; row < TLB_ENTRIES; row++) {
+    const tag = at(words, layout.tlbTags + slot * TLB_ENTRIES + row);
+    if (tag === NOT_PRESENT) continue;
+    const cached = at(words, layout.tlbValues + slot * TLB_ENTRIES + row);
+    if (cached === 0) continue;
+    const walked =
+      root === NOT_PRESENT ? -FAULT_TRANSLATION : walk(layout, words, memory, root, tag);
+    // A permission that was added since is not a danger; one that was taken away is.
+    const stale =
+      walked < 0 || walked >>> 3 !== cached >>> 3 || (cached & ~walked & ACCESS_WRITE) !== 0;
+    if (stale) {
+      findings.push(
+        `slot ${slot} would still reach frame ${cached >>> 3} through gfn ${tag}, which is not there`,
+      );
+    }
+  }
+  return findings;
+}
+
+/** An open access touches memory that is in use, and that its domain could reach when the access began. */
+export function openAccesses(xen: Xen, census: Census): string[] {
+  const findings: string[] = [];
+  for (let slot = 0; slot < xen.model.limits.slots; slot++) {
+    const frame = lineField(xen, slot, LINE.INSIDE) - 1;
+    const mode = lineField(xen, slot, LINE.MODE);
+    // Without an IOMMU nothing holds a device back: what it hits is what it hits.
+    if (frame < 0 || mode === WALK_BARE || !isRamFrame(xen, frame)) continue;
+    const domid = slotDomain(xen, slot);
+    if (!mayTouch(xen, census, domid, frame)) {
+      const whose = isIdle(xen, frame) ? "which is free" : `of domain ${frameOwner(xen, frame)}`;
+      findings.push(`slot ${slot} is inside an access to frame ${frame}, ${whose}`);
+    }
+  }
+  return findings;
+}
+
+function mayTouch(xen: Xen, census: Census, domid: DomId, frame: number): boolean {
+  if (!isIdle(xen, frame) && frameOwner(xen, frame) === domid) return true;
+  if (census.handles.some((handle) => handle.mapper === domid && handle.frame === frame))
+    return true;
+  if (census.holds.some((hold) => hold.frame === frame)) return true;
+  // What a living domain's table leads to has been judged there: a forgotten grant is not reported twice.
+  if (isDying(xen, domid)) return false;
+  return census.leaves.some((leaf) => leaf.domid === domid && leaf.frame === frame);
+}
+
+/** A live slot belongs to a domain that is there, walks its table, and is the slot that the domain names. */
+export function walkers(xen: Xen): string[] {
+  const findings: string[] = [];
+  for (let slot = 0; slot < xen.model.limits.slots; slot++) {
+    if (lineField(xen, slot, LINE.STATE) !== SLOT_LIVE) continue;
+    const kind = lineField(xen, slot, LINE.KIND);
+    const domid = slotDomain(xen, slot);
+    if (kind === SLOT_KIND_DEVICE && domid === NOT_PRESENT) {
+      if (lineField(xen, slot, LINE.MODE) !== WALK_BLOCKED) {
+        findings.push(`the device of slot ${slot} is nobody's and not blocked`);
+      }
+    } else if (kind === SLOT_KIND_DEVICE || kind === SLOT_KIND_VCPU) {
+      findings.push(...walkerOf(xen, slot, domid, kind));
+    }
+  }
+  return findings;
+}
+
+function walkerOf(xen: Xen, slot: number, domid: DomId, kind: number): string[] {
+  if (!isPresent(xen, domid))
+    return [`slot ${slot} belongs to domain ${domid}, which does not exist`];
+  const findings: string[] = [];
+  const walks = lineField(xen, slot, LINE.MODE) === WALK_TABLE;
+  if (walks && lineField(xen, slot, LINE.ROOT) !== domainField(xen, domid, DOM.P2M_ROOT)) {
+    findings.push(`slot ${slot} walks a table that is not that of domain ${domid}`);
+  }
+  const number = lineField(xen, slot, LINE.NUMBER);
+  if (kind === SLOT_KIND_VCPU && domainField(xen, domid, DOM.SLOT + number) !== slot) {
+    findings.push(`slot ${slot} is vCPU ${number} of domain ${domid}, which names another slot`);
+  }
+  return findings;
+}
+
+/** A domain's table pages are those that a walk of its table meets. */
+export function tablePages(xen: Xen, census: Census): string[] {
+  return census.domains
+    .filter((domid) => !isDying(xen, domid))
+    .flatMap((domid) => {
+      const counted = domainField(xen, domid, DOM.P2M_PAGE_COUNT);
+      const met = census.tables.get(domid) ?? 0;
+      return counted === met
+        ? []
+        : [`domain ${domid} counts ${counted} table pages, its table has ${met}`];
+    });
+}
+
+/** Of a dead domain nothing is left but what others refer to. */
+export function deadDomains(xen: Xen, census: Census): string[] {
+  return census.domains
+    .filter((domid) => domainField(xen, domid, DOM.DYING) === DYING_DEAD)
+    .flatMap((domid) => {
+      const findings: string[] = [];
+      const say = (what: string): void =>
+        void findings.push(`domain ${domid} is dead and has ${what}`);
+      if (census.leaves.some((leaf) => leaf.domid === domid)) say("P2M entries");
+      if (census.handles.some((handle) => handle.mapper === domid)) say("live handles");
+      if (domainField(xen, domid, DOM.VALID_EVTCHNS) > 1) say("event channels");
+      if (domainField(xen, domid, DOM.P2M_PAGE_COUNT) > 0) say("table pages");
+      return findings;
+    });
+}

@@ -1,0 +1,201 @@
+/**
+ * GNTTABOP_copy: the hypervisor copies bytes between two pages, each named by a grant reference or by the caller's own
+ * gfn. A copy is a short-lived pin: a concurrent revoke can see the status bits set with no mapping.
+ *
+ * Each element acquires and releases both sides by itself. The pin goes before the page reference (advisory 236).
+ * Behaviour: xen/common/grant_table.c, gnttab_copy_one(), acquire_grant_for_copy(), release_grant_for_copy().
+ */
+import {
+  COPY_DEST,
+  COPY_FLAGS,
+  COPY_LEN,
+  COPY_PTR_DOMID,
+  COPY_PTR_OFFSET,
+  COPY_PTR_REF_OR_GMFN,
+  COPY_SIZE,
+  COPY_SOURCE,
+  COPY_STATUS,
+  GNTCOPY_dest_gref,
+  GNTCOPY_source_gref,
+} from "../shared/abi/grant.ts";
+import { DOMID_SELF } from "../shared/abi/xen.ts";
+import { BATCH_GAP, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
+import {
+  EFAULT,
+  GNTST_bad_copy_arg,
+  GNTST_bad_domain,
+  GNTST_bad_gntref,
+  GNTST_general_error,
+  GNTST_okay,
+  GNTST_permission_denied,
+} from "../shared/status.ts";
+import { type DomId, FrameIndex } from "../shared/units.ts";
+import {
+  activeFrame,
+  activePin,
+  grantEntries,
+  needsStatus,
+  pinAdmits,
+  reduceStatus,
+  releasePin,
+  setStatus,
+  sharedGfn,
+  takePin,
+} from "./active-entry.ts";
+import { getPage, putPage } from "./frame-table.ts";
+import { grantedFrame, mayGrant } from "./grant-map.ts";
+import { copyArgs, copyToGuest } from "./guest-access.ts";
+import {
+  type Caller,
+  domainByAnyId,
+  GAP_PREEMPT,
+  isDying,
+  type Preemptible,
+  type Xen,
+} from "./xen.ts";
+
+/** One side of a copy: a page with a reference held, and the entry that is pinned for it, if any. */
+interface Side {
+  readonly frame: FrameIndex;
+  readonly granter: DomId | undefined;
+  readonly ref: number;
+  readonly readonly: boolean;
+}
+
+export function* copyGrantRefs(xen: Xen, caller: Caller, uop: number, count: number): Preemptible {
+  const kept: KeptDomains = { source: NOT_PRESENT, dest: NOT_PRESENT };
+  for (let i = 0; i < count; i++) {
+    if (i > 0 && i % BATCH_GAP === 0) {
+      forget(kept);
+      yield GAP_PREEMPT;
+    }
+    const element = uop + i * COPY_SIZE;
+    if (!copyArgs(xen, caller.domid, element, COPY_SIZE)) return -EFAULT;
+    const { args } = xen;
+    // A length of 0 is checked like any other: recorded, against what later trees do.
+    args.setU16(COPY_STATUS, copyOne(xen, caller, kept));
+    const status = element + COPY_STATUS;
+    if (!copyToGuest(xen, caller.domid, status, args.bytes, COPY_STATUS, 2)) return -EFAULT;
+  }
+  return 0;
+}
+
+/** Domain numbers of the last element, as it spelled them: a batch looks a side's domain up only when it changes. */
+interface KeptDomains {
+  source: number;
+  dest: number;
+}
+
+function forget(kept: KeptDomains): void {
+  kept.source = NOT_PRESENT;
+  kept.dest = NOT_PRESENT;
+}
+
+/**
+ * The domain a side names, or a GNTST_*: a side that is not a reference must say DOMID_SELF exactly. The caller's own
+ * number passes when the element before named it on the same side, because then nobody looks (recorded).
+ */
+function sideDomain(
+  xen: Xen,
+  caller: Caller,
+  at: number,
+  isRef: boolean,
+  kept: number,
+): DomId | number {
+  const domid = xen.args.u16(at + COPY_PTR_DOMID);
+  const isOwn = domid === DOMID_SELF || (domid === kept && domid === caller.domid);
+  if (!isRef && !isOwn) return GNTST_permission_denied;
+  return domainByAnyId(xen, caller, domid) ?? GNTST_bad_domain;
+}
+
+function copyOne(xen: Xen, caller: Caller, kept: KeptDomains): number {
+  const flags = xen.args.u16(COPY_FLAGS);
+  const sourceIsRef = (flags & GNTCOPY_source_gref) !== 0;
+  const destIsRef = (flags & GNTCOPY_dest_gref) !== 0;
+  const { source: keptSource, dest: keptDest } = kept;
+  forget(kept);
+  const sourceDomain = sideDomain(xen, caller, COPY_SOURCE, sourceIsRef, keptSource);
+  if (sourceDomain < 0) return sourceDomain;
+  const destDomain = sideDomain(xen, caller, COPY_DEST, destIsRef, keptDest);
+  if (destDomain < 0) return destDomain;
+  if (!mayGrant(xen, caller, sourceDomain as DomId)) return GNTST_permission_denied;
+  if (!mayGrant(xen, caller, destDomain as DomId)) return GNTST_permission_denied;
+  kept.source = xen.args.u16(COPY_SOURCE + COPY_PTR_DOMID);
+  kept.dest = xen.args.u16(COPY_DEST + COPY_PTR_DOMID);
+  const source = acquire(xen, caller, sourceDomain as DomId, COPY_SOURCE, sourceIsRef, true);
+  if (typeof source === "number") return source;
+  const dest = acquire(xen, caller, destDomain as DomId, COPY_DEST, destIsRef, false);
+  if (typeof dest === "number") {
+    release(xen, source);
+    return dest;
+  }
+  const status = move(xen, source.frame, dest.frame);
+  release(xen, dest);
+  release(xen, source);
+  return status;
+}
+
+/** Bounds are checked only after both sides were acquired, so a bad reference is reported first. */
+function move(xen: Xen, source: FrameIndex, dest: FrameIndex): number {
+  const length = xen.args.u16(COPY_LEN);
+  const from = xen.args.u16(COPY_SOURCE + COPY_PTR_OFFSET);
+  const to = xen.args.u16(COPY_DEST + COPY_PTR_OFFSET);
+  if (from + length > PAGE_SIZE || to + length > PAGE_SIZE) return GNTST_bad_copy_arg;
+  xen.memory.copy(dest, to, source, from, length);
+  return GNTST_okay;
+}
+
+function acquire(
+  xen: Xen,
+  caller: Caller,
+  domid: DomId,
+  at: number,
+  isRef: boolean,
+  readonly: boolean,
+): Side | number {
+  if (!isRef) {
+    const frame = grantedFrame(xen, caller.domid, xen.args.u64(at + COPY_PTR_REF_OR_GMFN));
+    if (frame < 0) return frame;
+    return { frame: FrameIndex(frame), granter: undefined, ref: 0, readonly };
+  }
+  const ref = xen.args.u32(at + COPY_PTR_REF_OR_GMFN);
+  const frame = acquireGrant(xen, domid, ref, caller.domid, readonly);
+  return frame < 0 ? frame : { frame: FrameIndex(frame), granter: domid, ref, readonly };
+}
+
+/** Pins an entry for a copy; returns the frame with a reference held, or a GNTST_* with nothing left behind. */
+function acquireGrant(
+  xen: Xen,
+  granter: DomId,
+  ref: number,
+  grantee: DomId,
+  readonly: boolean,
+): number {
+  if (ref >= grantEntries(xen, granter)) return GNTST_bad_gntref;
+  if (!pinAdmits(xen, granter, ref, grantee, readonly)) return GNTST_general_error;
+  const pin = activePin(xen, granter, ref);
+  if (needsStatus(pin, readonly)) {
+    const status = setStatus(xen, granter, ref, grantee, readonly);
+    if (status !== GNTST_okay) return status;
+  }
+  const frame = copyFrame(xen, granter, ref, pin);
+  if (frame < 0) {
+    reduceStatus(xen, granter, ref, readonly);
+    return frame;
+  }
+  takePin(xen, granter, ref, grantee, frame, readonly);
+  return frame;
+}
+
+/** An unpinned entry names its frame in the shared entry, a pinned one in the active entry. */
+function copyFrame(xen: Xen, granter: DomId, ref: number, pin: number): number {
+  if (pin === 0) return grantedFrame(xen, granter, sharedGfn(xen, granter, ref));
+  const frame = activeFrame(xen, granter, ref);
+  if (isDying(xen, granter) || !getPage(xen, frame, granter)) return GNTST_bad_domain;
+  return frame;
+}
+
+function release(xen: Xen, side: Side): void {
+  if (side.granter !== undefined) releasePin(xen, side.granter, side.ref, side.readonly);
+  putPage(xen, side.frame);
+}

@@ -1,0 +1,255 @@
+/**
+ * GNTTABOP_map_grant_ref: check, then commit.
+ *
+ * The check follows Xen's order step by step; the one thing it writes is GTF_reading and GTF_writing in the shared
+ * entry, and a later refusal takes them back. The commit can only assert: pin, frame reference, P2M entry of the
+ * mapper, identity entry, maptrack record with its flags last.
+ * Behaviour: xen/common/grant_table.c, map_grant_ref(); xen/arch/arm/mm.c, create_grant_host_mapping().
+ */
+
+import {
+  GNTMAP_application_map,
+  GNTMAP_contains_pte,
+  GNTMAP_device_map,
+  GNTMAP_host_map,
+  GNTMAP_readonly,
+  MAP_DEV_BUS_ADDR,
+  MAP_DOM,
+  MAP_FLAGS,
+  MAP_HANDLE,
+  MAP_HOST_ADDR,
+  MAP_REF,
+  MAP_SIZE,
+  MAP_STATUS,
+} from "../shared/abi/grant.ts";
+import { assert } from "../shared/assert.ts";
+import { LINE, mfnAt } from "../shared/layout.ts";
+import { BATCH_GAP, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
+import { isAnyRam, isForeign, p2m_grant_map_ro, p2m_grant_map_rw } from "../shared/pte.ts";
+import {
+  EFAULT,
+  GNTST_bad_domain,
+  GNTST_bad_gntref,
+  GNTST_bad_page,
+  GNTST_general_error,
+  GNTST_no_space,
+  GNTST_okay,
+  GNTST_permission_denied,
+} from "../shared/status.ts";
+import { hypervisorRing, TRACE_GRANT_MAP, TRACE_GRANT_REFUSED, trace } from "../shared/trace.ts";
+import type { DomId } from "../shared/units.ts";
+import {
+  activeFrame,
+  activePin,
+  grantEntries,
+  needsStatus,
+  pinAdmits,
+  reduceStatus,
+  setStatus,
+  sharedGfn,
+  takePin,
+} from "./active-entry.ts";
+import { startFlush } from "./flush.ts";
+import { getPage, putPage } from "./frame-table.ts";
+import { copyArgs, copyToGuest } from "./guest-access.ts";
+import { holdPage, releaseHolds } from "./hold-list.ts";
+import { identityMap, needIommuMapping } from "./iommu.ts";
+import { getHandle, publishHandle, putHandle } from "./maptrack.ts";
+import {
+  entryFrame,
+  entryType,
+  forgetXenHeapGfn,
+  needsFlush,
+  p2mLookup,
+  p2mPrepare,
+  p2mSet,
+} from "./p2m.ts";
+import {
+  type Caller,
+  domainById,
+  GAP_FLUSH,
+  GAP_PREEMPT,
+  isPrivileged,
+  lineField,
+  type Preemptible,
+  type Xen,
+} from "./xen.ts";
+
+/** What a check has established, for the commit. A reference on `frame` is held. */
+interface Mapping {
+  readonly granter: DomId;
+  readonly ref: number;
+  readonly frame: number;
+  readonly gfn: number;
+  readonly readonly: boolean;
+  readonly flags: number;
+  readonly handle: number;
+}
+
+/** The batch: each element is copied just before it is processed and written back whole. */
+export function* mapGrantRefs(xen: Xen, caller: Caller, uop: number, count: number): Preemptible {
+  for (let i = 0; i < count; i++) {
+    if (i > 0 && i % BATCH_GAP === 0) yield GAP_PREEMPT;
+    const element = uop + i * MAP_SIZE;
+    if (!copyArgs(xen, caller.domid, element, MAP_SIZE)) return -EFAULT;
+    const mapping = checkMap(xen, caller);
+    if (typeof mapping === "number") {
+      xen.args.setU16(MAP_STATUS, mapping);
+    } else {
+      const flush = commitMap(xen, caller, mapping);
+      xen.args.setU16(MAP_STATUS, GNTST_okay);
+      xen.args.setU32(MAP_HANDLE, mapping.handle);
+      xen.args.setU64(MAP_DEV_BUS_ADDR, mfnAt(xen.layout, mapping.frame) * PAGE_SIZE);
+      if (!copyToGuest(xen, caller.domid, element, xen.args.bytes, 0, MAP_SIZE)) return -EFAULT;
+      if (flush) {
+        if (startFlush(xen, caller.slot, caller.domid) > 0) yield GAP_FLUSH;
+        releaseHolds(xen, caller.slot);
+      }
+      continue;
+    }
+    if (!copyToGuest(xen, caller.domid, element, xen.args.bytes, 0, MAP_SIZE)) return -EFAULT;
+  }
+  return 0;
+}
+
+/** Steps 1 to 5, which need nothing of the granter's table. Returns a mapping or a GNTST_*. */
+function checkMap(xen: Xen, caller: Caller): Mapping | number {
+  const { args } = xen;
+  const flags = args.u32(MAP_FLAGS);
+  if ((flags & (GNTMAP_device_map | GNTMAP_host_map)) === 0) return GNTST_bad_gntref;
+  // Translated-external callers map pages into their physmap only.
+  if ((flags & (GNTMAP_device_map | GNTMAP_application_map | GNTMAP_contains_pte)) !== 0) {
+    return GNTST_general_error;
+  }
+  const granter = domainById(xen, args.u16(MAP_DOM));
+  if (granter === undefined) return GNTST_bad_domain;
+  if (!mayGrant(xen, caller, granter)) return GNTST_permission_denied;
+  const handle = getHandle(xen, caller.domid, lineField(xen, caller.slot, LINE.NUMBER));
+  if (handle === NOT_PRESENT) return GNTST_no_space;
+  const frame = checkEntry(xen, caller, granter, args.u32(MAP_REF), flags);
+  if (frame < 0) {
+    putHandle(xen, caller.domid, handle);
+    refused(xen, caller, granter, frame);
+    return frame;
+  }
+  return {
+    granter,
+    ref: args.u32(MAP_REF),
+    frame,
+    gfn: Math.floor(args.u64(MAP_HOST_ADDR) / PAGE_SIZE),
+    readonly: (flags & GNTMAP_readonly) !== 0,
+    flags,
+    handle,
+  };
+}
+
+/** XSM: the default policy lets everybody; SILO wants a control domain on one side. */
+export const mayGrant = (xen: Xen, caller: Caller, other: DomId): boolean =>
+  xen.model.xsm !== "silo" ||
+  caller.domid === other ||
+  isPrivileged(xen, caller) ||
+  isPrivileged(xen, { slot: caller.slot, domid: other });
+
+/**
+ * Steps 6 to 16 for `caller` and entry `ref` of `granter`. Returns the frame index with a page reference held and
+ * status bits set, or a GNTST_* with nothing left behind.
+ */
+function checkEntry(xen: Xen, caller: Caller, granter: DomId, ref: number, flags: number): number {
+  const readonly = (flags & GNTMAP_readonly) !== 0;
+  if (ref >= grantEntries(xen, granter)) return GNTST_bad_gntref;
+  if (!pinAdmits(xen, granter, ref, caller.domid, readonly)) return GNTST_general_error;
+  const pin = activePin(xen, granter, ref);
+  if (needsStatus(pin, readonly)) {
+    const status = setStatus(xen, granter, ref, caller.domid, readonly);
+    if (status !== GNTST_okay) return status;
+  }
+  const frame =
+    pin === 0
+      ? grantedFrame(xen, granter, sharedGfn(xen, granter, ref))
+      : activeFrame(xen, granter, ref);
+  if (frame < 0) {
+    reduceStatus(xen, granter, ref, readonly);
+    return frame;
+  }
+  const gfn = Math.floor(xen.args.u64(MAP_HOST_ADDR) / PAGE_SIZE);
+  const mappable =
+    // A pinned frame needs its own reference; its owner may be dying, but still owns it.
+    (pin === 0 || getPage(xen, frame, granter)) &&
+    entryPathReady(xen, caller, granter, gfn, frame, flags);
+  if (mappable) return frame;
+  putPage(xen, frame);
+  reduceStatus(xen, granter, ref, readonly);
+  return GNTST_general_error;
+}
+
+/** Frame behind the granter's gfn with a reference taken, or GNTST_bad_page. */
+export function grantedFrame(xen: Xen, granter: DomId, gfn: number): number {
+  const entry = p2mLookup(xen, granter, gfn);
+  const type = entryType(entry);
+  if (!isAnyRam(type) || isForeign(type)) return GNTST_bad_page;
+  const frame = entryFrame(entry);
+  return getPage(xen, frame, granter) ? frame : GNTST_bad_page;
+}
+
+/** The host mapping's own rules: no stray flag, and a P2M that can take the entries. */
+function entryPathReady(
+  xen: Xen,
+  caller: Caller,
+  granter: DomId,
+  gfn: number,
+  frame: number,
+  flags: number,
+): boolean {
+  if ((flags & ~GNTMAP_readonly) !== GNTMAP_host_map) return false;
+  if (p2mPrepare(xen, caller.domid, gfn) !== 0) return false;
+  if (caller.domid === granter || !needIommuMapping(xen, caller.domid)) return true;
+  return p2mPrepare(xen, caller.domid, mfnAt(xen.layout, frame)) === 0;
+}
+
+/** Enters everything; returns whether a former translation must be flushed. What it held is on the hold list. */
+function commitMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
+  const { granter, ref, frame, readonly } = mapping;
+  takePin(xen, granter, ref, caller.domid, frame, readonly);
+  const type = readonly ? p2m_grant_map_ro : p2m_grant_map_rw;
+  const former = p2mSet(xen, caller.domid, mapping.gfn, frame, type);
+  assert(former >= 0, "a prepared entry can be set");
+  // The previous content is replaced without any check; RAM stays owned, a foreign page loses its reference.
+  forgetXenHeapGfn(xen, caller.domid, former);
+  if (isForeign(entryType(former))) holdPage(xen, caller.slot, entryFrame(former));
+  let identity = 0;
+  if (caller.domid !== granter && needIommuMapping(xen, caller.domid)) {
+    identity = identityMap(xen, caller.domid, frame, readonly);
+    assert(identity >= 0, "a prepared identity entry can be set");
+    if (isForeign(entryType(identity))) holdPage(xen, caller.slot, entryFrame(identity));
+  }
+  publishHandle(xen, caller.domid, mapping.handle, granter, ref, mapping.flags & 0xffff);
+  const { words, layout } = xen;
+  trace(
+    words,
+    layout,
+    hypervisorRing(layout),
+    TRACE_GRANT_MAP,
+    caller.domid,
+    granter,
+    ref,
+    mapping.gfn,
+    frame,
+    mapping.flags,
+  );
+  return needsFlush(former) || needsFlush(identity);
+}
+
+function refused(xen: Xen, caller: Caller, granter: DomId, status: number): void {
+  const { words, layout } = xen;
+  const ref = xen.args.u32(MAP_REF);
+  trace(
+    words,
+    layout,
+    hypervisorRing(layout),
+    TRACE_GRANT_REFUSED,
+    caller.domid,
+    granter,
+    ref,
+    status,
+  );
+}

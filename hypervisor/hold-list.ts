@@ -1,0 +1,97 @@
+/**
+ * What a pending handler holds across a gap: rows of the control buffer, so that audit, post-mortem and the death
+ * of the caller can all see it. `releaseHolds` performs what the rows name, and is the only way they go.
+ *
+ * Rule: rows are added when a translation has been taken away, and released after the flush that covers it.
+ * Behaviour: HOLD_UNMAP is the second pass of xen/common/grant_table.c, unmap_common_complete().
+ */
+import { assert, at } from "../shared/assert.ts";
+import {
+  HOLD,
+  HOLD_NONE,
+  HOLD_PAGE,
+  HOLD_ROWS,
+  HOLD_UNMAP,
+  HOLD_WORDS,
+  LINE,
+} from "../shared/layout.ts";
+import type { DomId } from "../shared/units.ts";
+import { releasePin } from "./active-entry.ts";
+import { putPage } from "./frame-table.ts";
+import { lineField, setLineField, type Xen } from "./xen.ts";
+
+const rowOf = (xen: Xen, slot: number, row: number): number =>
+  xen.layout.holds + (slot * HOLD_ROWS + row) * HOLD_WORDS;
+
+function nextRow(xen: Xen, slot: number): number {
+  const held = lineField(xen, slot, LINE.HELD);
+  assert(held < HOLD_ROWS, "a handler holds no more than one batch");
+  setLineField(xen, slot, LINE.HELD, held + 1);
+  return rowOf(xen, slot, held);
+}
+
+/** Holds the second pass of an unmap of one grant half: page reference, pin and status bits of the granter. */
+export function holdUnmap(
+  xen: Xen,
+  slot: number,
+  granter: DomId,
+  ref: number,
+  frame: number,
+  readonly: boolean,
+): void {
+  const row = nextRow(xen, slot);
+  xen.words[row + HOLD.KIND] = HOLD_UNMAP;
+  xen.words[row + HOLD.DOMAIN] = granter;
+  xen.words[row + HOLD.REF] = ref;
+  xen.words[row + HOLD.FRAME] = frame;
+  xen.words[row + HOLD.READONLY] = readonly ? 1 : 0;
+}
+
+/** Holds a page reference that is dropped after the flush. */
+export function holdPage(xen: Xen, slot: number, frame: number): void {
+  const row = nextRow(xen, slot);
+  xen.words[row + HOLD.KIND] = HOLD_PAGE;
+  xen.words[row + HOLD.FRAME] = frame;
+}
+
+/** Drops everything the slot's handler holds. The flush that covers it is over. */
+export function releaseHolds(xen: Xen, slot: number): void {
+  const held = lineField(xen, slot, LINE.HELD);
+  for (let i = 0; i < held; i++) {
+    const row = rowOf(xen, slot, i);
+    const kind = at(xen.words, row + HOLD.KIND);
+    const frame = at(xen.words, row + HOLD.FRAME);
+    xen.words[row + HOLD.KIND] = HOLD_NONE;
+    if (kind === HOLD_UNMAP) {
+      const granter = at(xen.words, row + HOLD.DOMAIN) as DomId;
+      const readonly = at(xen.words, row + HOLD.READONLY) === 1;
+      putPage(xen, frame);
+      releasePin(xen, granter, at(xen.words, row + HOLD.REF), readonly);
+    } else if (kind === HOLD_PAGE) {
+      putPage(xen, frame);
+    }
+  }
+  setLineField(xen, slot, LINE.HELD, 0);
+}
+
+/** One held row, for the audit. */
+export interface Hold {
+  readonly kind: number;
+  readonly granter: number;
+  readonly ref: number;
+  readonly frame: number;
+  readonly readonly: boolean;
+}
+
+export function holdsOf(xen: Xen, slot: number): readonly Hold[] {
+  return Array.from({ length: lineField(xen, slot, LINE.HELD) }, (_, i) => {
+    const row = rowOf(xen, slot, i);
+    return {
+      kind: at(xen.words, row + HOLD.KIND),
+      granter: at(xen.words, row + HOLD.DOMAIN),
+      ref: at(xen.words, row + HOLD.REF),
+      frame: at(xen.words, row + HOLD.FRAME),
+      readonly: at(xen.words, row + HOLD.READONLY) === 1,
+    };
+  });
+}

@@ -1,0 +1,98 @@
+/**
+ * memory_op: dispatch and queries. Reservations are memory-reservation.ts, the physmap memory-physmap.ts.
+ *
+ * Rule: the low bits of the command name the operation, the rest is the extent to start at. Operations without a
+ * list refuse a start, each in its own way.
+ * Behaviour: xen/common/memory.c, do_memory_op(); xen/arch/arm/mm.c, arch_memory_op().
+ */
+import {
+  MEMOP_CMD_MASK,
+  MEMORY_DOMAIN_SIZE,
+  XENMEM_acquire_resource,
+  XENMEM_add_to_physmap,
+  XENMEM_add_to_physmap_batch,
+  XENMEM_claim_pages,
+  XENMEM_current_reservation,
+  XENMEM_decrease_reservation,
+  XENMEM_exchange,
+  XENMEM_get_sharing_freed_pages,
+  XENMEM_get_sharing_shared_pages,
+  XENMEM_get_vnumainfo,
+  XENMEM_increase_reservation,
+  XENMEM_maximum_gpfn,
+  XENMEM_maximum_ram_page,
+  XENMEM_maximum_reservation,
+  XENMEM_populate_physmap,
+  XENMEM_remove_from_physmap,
+  XENMEM_reserved_device_memory_map,
+} from "../shared/abi/memory.ts";
+import { DOM } from "../shared/layout.ts";
+import { EFAULT, EINVAL, ENOSYS, EPERM, ESRCH } from "../shared/status.ts";
+import { copyArgs } from "./guest-access.ts";
+import { exchange } from "./memory-exchange.ts";
+import { addToPhysmap, removeFromPhysmap } from "./memory-physmap.ts";
+import { adjustReservation, maxPage } from "./memory-reservation.ts";
+import {
+  type Caller,
+  domainByAnyId,
+  domainField,
+  domainPair,
+  mayTarget,
+  type Preemptible,
+  type Xen,
+} from "./xen.ts";
+
+const OPERATIONS = MEMOP_CMD_MASK + 1;
+
+/** Operations that arm64 Xen knows and this hypervisor does not answer yet. */
+const NOT_BUILT: readonly number[] = [
+  XENMEM_add_to_physmap_batch,
+  XENMEM_claim_pages,
+  XENMEM_get_vnumainfo,
+  XENMEM_reserved_device_memory_map,
+  XENMEM_acquire_resource,
+];
+
+export const memoryOpNotBuilt = (cmd: number): boolean => NOT_BUILT.includes(cmd % OPERATIONS);
+
+/** memory_op(cmd, arg). */
+export function memoryOp(xen: Xen, caller: Caller, cmd: number, arg: number): number | Preemptible {
+  const op = cmd % OPERATIONS;
+  const start = Math.floor(cmd / OPERATIONS);
+  switch (op) {
+    case XENMEM_increase_reservation:
+    case XENMEM_decrease_reservation:
+    case XENMEM_populate_physmap:
+      return adjustReservation(xen, caller, op, start, arg);
+    case XENMEM_exchange:
+      return exchange(xen, caller, arg);
+    case XENMEM_maximum_ram_page:
+      return start === 0 ? maxPage(xen) : -EINVAL;
+    case XENMEM_current_reservation:
+    case XENMEM_maximum_reservation:
+    case XENMEM_maximum_gpfn:
+      return query(xen, caller, op, start, arg);
+    case XENMEM_add_to_physmap:
+      return addToPhysmap(xen, caller, start, arg);
+    case XENMEM_remove_from_physmap:
+      return removeFromPhysmap(xen, caller, start, arg);
+    case XENMEM_get_sharing_freed_pages:
+    case XENMEM_get_sharing_shared_pages:
+      // Memory sharing is an x86 matter: nothing is shared and nothing was saved by it.
+      return 0;
+    default:
+      return -ENOSYS;
+  }
+}
+
+function query(xen: Xen, caller: Caller, op: number, start: number, arg: number): number {
+  if (start !== 0) return -EINVAL;
+  if (!copyArgs(xen, caller.domid, arg, MEMORY_DOMAIN_SIZE)) return -EFAULT;
+  const domid = domainByAnyId(xen, caller, xen.args.u16(0));
+  if (domid === undefined) return -ESRCH;
+  if (!mayTarget(xen, caller, domid)) return -EPERM;
+  if (op === XENMEM_current_reservation) return domainField(xen, domid, DOM.TOT_PAGES);
+  if (op === XENMEM_maximum_reservation) return domainField(xen, domid, DOM.MAX_PAGES);
+  // A table that never held anything has no highest gfn: Xen's field starts at 0.
+  return Math.max(0, domainPair(xen, domid, DOM.P2M_MAX_GFN));
+}

@@ -1,0 +1,373 @@
+/**
+ * increase_reservation, decrease_reservation and populate_physmap: pages come and go.
+ *
+ * Rules: the three never answer an errno. They return the number of extents completed, from `start` on, and stop at
+ * the first one that fails; pages of that extent that are gone already stay gone. A direct-mapped domain keeps what
+ * it balloons out and gets only that back: with a device and no IOMMU the same frame must return to the same gfn.
+ * Order of taking away: clear the entry, flush, drop references.
+ * Behaviour: xen/common/memory.c, increase_reservation(), decrease_reservation(), populate_physmap(),
+ * guest_remove_page().
+ */
+import {
+  RESERVATION_DOMID,
+  RESERVATION_EXTENT_ORDER,
+  RESERVATION_EXTENT_START,
+  RESERVATION_MEM_FLAGS,
+  RESERVATION_NR_EXTENTS,
+  RESERVATION_SIZE,
+  XENMEM_decrease_reservation,
+  XENMEM_increase_reservation,
+  XENMEMF_exact_node_request,
+  XENMEMF_populate_on_demand,
+  XENMEMF_vnode,
+} from "../shared/abi/memory.ts";
+import { item } from "../shared/assert.ts";
+import {
+  CDF_directmap,
+  CDF_hardware,
+  DOM,
+  HOLD_ROWS,
+  indexOf,
+  LINE,
+  mfnAt,
+} from "../shared/layout.ts";
+import {
+  BATCH_GAP,
+  EXTENT_ORDER_DOMU,
+  EXTENT_ORDER_HARDWARE,
+  EXTENT_ORDER_PASSTHROUGH,
+  EXTENTS_MAX,
+  NOT_PRESENT,
+  P2M_LEVEL_LEAF,
+  PAGE_SHIFT,
+  PAGE_SIZE,
+} from "../shared/limits.ts";
+import type { Range } from "../shared/machine.ts";
+import { p2m_ram_rw } from "../shared/pte.ts";
+import { EINVAL, ENXIO } from "../shared/status.ts";
+import { type DomId, FrameIndex } from "../shared/units.ts";
+import { startFlush } from "./flush.ts";
+import {
+  allocHeapFrames,
+  assignPages,
+  freeHeapFrame,
+  getPage,
+  isFree,
+  isRamFrame,
+  isReserved,
+  putPage,
+  putPageAllocRef,
+  takeHeapFrame,
+} from "./frame-table.ts";
+import { copyArgs, copyListEntry } from "./guest-access.ts";
+import { holdPage, releaseHolds } from "./hold-list.ts";
+import { releaseFormer } from "./memory-physmap.ts";
+import {
+  entryFrame,
+  forgetXenHeapGfn,
+  P2M_NOTHING,
+  p2mLookup,
+  p2mRemoveMapping,
+  p2mSet,
+  walkSteps,
+} from "./p2m.ts";
+import {
+  type Caller,
+  domainByAnyId,
+  domainField,
+  GAP_FLUSH,
+  GAP_PREEMPT,
+  type Gap,
+  hasFlag,
+  isPresent,
+  isPrivileged,
+  lineField,
+  mayTarget,
+  type Preemptible,
+  type Xen,
+} from "./xen.ts";
+
+/** A reservation that has passed the common checks; copied, because the scratch structure is not ours across gaps. */
+interface Reservation {
+  readonly domid: DomId;
+  /** Tells the row of the domain from that of a later one with the same id. */
+  readonly generation: number;
+  readonly start: number;
+  readonly count: number;
+  readonly order: number;
+  readonly list: number;
+  /** Frames come from below this machine frame. */
+  readonly below: number;
+  readonly onDemand: boolean;
+}
+
+/** Frames below this number may be RAM (Xen: max_page). */
+export const maxPage = (xen: Xen): number =>
+  Math.max(...xen.model.banks.map((bank) => (bank.base + bank.size) / PAGE_SIZE));
+
+/** Largest extent order that the caller may use. */
+export function maxOrder(xen: Xen, caller: Caller): number {
+  if (isPrivileged(xen, caller)) return EXTENT_ORDER_HARDWARE;
+  const { name } = item(xen.model.domains, domainField(xen, caller.domid, DOM.MODEL));
+  const hasDevice = xen.model.devices.some((device) => device.owner === name);
+  const passthrough = hasDevice || hasFlag(xen, caller.domid, CDF_hardware);
+  return passthrough ? EXTENT_ORDER_PASSTHROUGH : EXTENT_ORDER_DOMU;
+}
+
+/** The common front end. Every refusal returns the start: nothing was done. */
+export function adjustReservation(
+  xen: Xen,
+  caller: Caller,
+  op: number,
+  start: number,
+  arg: number,
+): number | Preemptible {
+  if (!copyArgs(xen, caller.domid, arg, RESERVATION_SIZE)) return start;
+  const reservation = checkReservation(xen, caller, start);
+  if (reservation === undefined) return start;
+  switch (op) {
+    case XENMEM_increase_reservation:
+      return increase(xen, reservation);
+    case XENMEM_decrease_reservation:
+      return decrease(xen, caller, reservation);
+    default:
+      return populate(xen, caller, reservation);
+  }
+}
+
+function checkReservation(xen: Xen, caller: Caller, start: number): Reservation | undefined {
+  const { args } = xen;
+  const count = args.u64(RESERVATION_NR_EXTENTS);
+  const order = args.u32(RESERVATION_EXTENT_ORDER);
+  const flags = args.u32(RESERVATION_MEM_FLAGS);
+  if (count > EXTENTS_MAX) return undefined;
+  if (start >= count) return undefined;
+  const domid = domainByAnyId(xen, caller, args.u16(RESERVATION_DOMID));
+  if (domid === undefined) return undefined;
+  const below = addressBound(xen, flags & 0xff);
+  if (below === undefined) return undefined;
+  if (!nodeAllowed(xen, caller, flags)) return undefined;
+  if (!mayTarget(xen, caller, domid)) return undefined;
+  if (order > maxOrder(xen, caller)) return undefined;
+  return {
+    domid,
+    generation: domainField(xen, domid, DOM.GENERATION),
+    start,
+    count,
+    order,
+    list: args.u64(RESERVATION_EXTENT_START),
+    below,
+    onDemand: (flags & XENMEMF_populate_on_demand) !== 0,
+  };
+}
+
+/** First machine frame out of reach of `bits` address bits; 0 bits is no bound. Undefined: less than a page. */
+function addressBound(xen: Xen, bits: number): number | undefined {
+  const pages = maxPage(xen);
+  if (bits === 0 || bits >= Math.ceil(Math.log2(pages)) + PAGE_SHIFT) return pages;
+  return bits <= PAGE_SHIFT ? undefined : 2 ** (bits - PAGE_SHIFT);
+}
+
+/** There is one NUMA node, 0, and only a control domain may insist on one. Virtual nodes do not exist. */
+function nodeAllowed(xen: Xen, caller: Caller, flags: number): boolean {
+  const node = ((flags >>> 8) & 0xff) - 1;
+  if (node < 0 || (flags & XENMEMF_vnode) !== 0) return true;
+  return isPrivileged(xen, caller) ? node === 0 : (flags & XENMEMF_exact_node_request) === 0;
+}
+
+/** Whether the domain of the reservation is still the one that was checked: a gap lets it go. */
+const stillThere = (xen: Xen, { domid, generation }: Reservation): boolean =>
+  isPresent(xen, domid) && domainField(xen, domid, DOM.GENERATION) === generation;
+
+/** Whether the handler should let go before extent `i`: never before the first one, so that it gets on. */
+const gapBefore = (reservation: Reservation, i: number): boolean =>
+  i > reservation.start && (i - reservation.start) % BATCH_GAP === 0;
+
+/** Pages for a domain, with their owner; NOT_PRESENT: no memory, or none that the domain may have. */
+function allocatePages(xen: Xen, reservation: Reservation): FrameIndex {
+  const { domid, order, below } = reservation;
+  const frame =
+    below === maxPage(xen) ? allocHeapFrames(xen, order) : allocBelow(xen, order, below);
+  if (frame === NOT_PRESENT) return frame;
+  const size = 2 ** order;
+  if (assignPages(xen, domid, frame, size) === 0) return frame;
+  for (let given = size - 1; given >= 0; given--) freeHeapFrame(xen, frame + given);
+  return FrameIndex(NOT_PRESENT);
+}
+
+/** As `allocHeapFrames`, but all frames lie below a machine frame: for those with few address bits. */
+function allocBelow(xen: Xen, order: number, below: number): FrameIndex {
+  const size = 2 ** order;
+  for (let first = 0; first + size <= xen.layout.ramFrames; first += size) {
+    if (mfnAt(xen.layout, first) + size > below) break;
+    let free = 0;
+    while (free < size && isFree(xen, first + free)) free++;
+    if (free < size) continue;
+    for (let frame = first; frame < first + size; frame++) takeHeapFrame(xen, frame);
+    return FrameIndex(first);
+  }
+  return FrameIndex(NOT_PRESENT);
+}
+
+/** Owned, but mapped nowhere: on a translated domain an increase does not touch the P2M, and the list is not read. */
+function* increase(xen: Xen, reservation: Reservation): Preemptible {
+  for (let i = reservation.start; i < reservation.count; i++) {
+    if (gapBefore(reservation, i)) {
+      yield GAP_PREEMPT;
+      if (!stillThere(xen, reservation)) return i;
+    }
+    if (allocatePages(xen, reservation) === NOT_PRESENT) return i;
+  }
+  return reservation.count;
+}
+
+function* populate(xen: Xen, caller: Caller, reservation: Reservation): Preemptible {
+  const { domid, list, order } = reservation;
+  for (let i = reservation.start; i < reservation.count; i++) {
+    if (gapBefore(reservation, i)) {
+      yield GAP_PREEMPT;
+      if (!stillThere(xen, reservation)) return i;
+    }
+    const gfn = copyListEntry(xen, caller.domid, list, i);
+    // Populate on demand is an x86 HVM matter: refused for oneself, unknown for others.
+    if (gfn === undefined || reservation.onDemand) return i;
+    const frame = populateFrames(xen, reservation, gfn);
+    if (frame === NOT_PRESENT) return i;
+    // Pages of an extent that cannot be entered stay with the domain, unmapped.
+    const entered = yield* enterRam(xen, caller.slot, domid, gfn, frame, order);
+    if (!entered) return i;
+    if (!stillThere(xen, reservation)) return i + 1;
+  }
+  return reservation.count;
+}
+
+/** Frames for one extent, owned by the domain, or NOT_PRESENT. */
+function populateFrames(xen: Xen, reservation: Reservation, gfn: number): FrameIndex {
+  const { domid, order } = reservation;
+  if (hasFlag(xen, domid, CDF_directmap)) return ownFrames(xen, domid, gfn, 2 ** order);
+  const { staticMemory } = item(xen.model.domains, domainField(xen, domid, DOM.MODEL));
+  if (staticMemory.length === 0) return allocatePages(xen, reservation);
+  return order === 0 ? reservedFrame(xen, domid, staticMemory) : FrameIndex(NOT_PRESENT);
+}
+
+/** A domain with static memory gets back what it gave away, one page at a time, lowest first. */
+function reservedFrame(xen: Xen, domid: DomId, ranges: readonly Range[]): FrameIndex {
+  for (const range of ranges) {
+    const first = indexOf(xen.layout, xen.words, range.base / PAGE_SIZE);
+    for (let frame = first; frame < first + range.size / PAGE_SIZE; frame++) {
+      if (!isReserved(xen, frame)) continue;
+      return FrameIndex(assignPages(xen, domid, frame, 1) === 0 ? frame : NOT_PRESENT);
+    }
+  }
+  return FrameIndex(NOT_PRESENT);
+}
+
+/** The frames of the same numbers as the gfns, if the domain owns them all already: the direct map allocates nothing. */
+function ownFrames(xen: Xen, domid: DomId, gfn: number, size: number): FrameIndex {
+  for (let j = 0; j < size; j++) {
+    const frame = indexOf(xen.layout, xen.words, gfn + j);
+    if (!isRamFrame(xen, frame) || !getPage(xen, frame, domid)) return FrameIndex(NOT_PRESENT);
+    putPage(xen, frame);
+  }
+  return indexOf(xen.layout, xen.words, gfn);
+}
+
+/** Order of the largest entry that may start at `gfn`: aligned, not longer than what is left, and over no table. */
+function entryOrder(xen: Xen, domid: DomId, gfn: number, frame: number, left: number): number {
+  const mfn = mfnAt(xen.layout, frame);
+  for (const order of [18, 9]) {
+    const size = 2 ** order;
+    if (left < size || gfn % size !== 0 || mfn % size !== 0) continue;
+    const last = walkSteps(xen, domid, gfn).at(-1);
+    if (last !== undefined && last.level <= P2M_LEVEL_LEAF - order / 9) return order;
+  }
+  return 0;
+}
+
+/** Enters an extent as RAM, in the largest pieces; waits for the flush of what it replaced. False: a piece failed. */
+function* enterRam(
+  xen: Xen,
+  slot: number,
+  domid: DomId,
+  gfn: number,
+  frame: number,
+  order: number,
+): Generator<Gap, boolean, void> {
+  const size = 2 ** order;
+  let flush = false;
+  let done = 0;
+  while (done < size) {
+    const piece = entryOrder(xen, domid, gfn + done, frame + done, size - done);
+    const former = p2mSet(xen, domid, gfn + done, frame + done, p2m_ram_rw, piece);
+    if (former < 0) break;
+    if (releaseFormer(xen, slot, domid, former, frame + done)) flush = true;
+    if (lineField(xen, slot, LINE.HELD) === HOLD_ROWS) yield* settle(xen, slot, domid);
+    done += 2 ** piece;
+  }
+  if (flush) yield* settle(xen, slot, domid);
+  return done === size;
+}
+
+/** Flushes what has been taken out of the table, then drops what the handler holds of it. */
+function* settle(xen: Xen, slot: number, domid: DomId): Generator<Gap, void, void> {
+  if (startFlush(xen, slot, domid) > 0) yield GAP_FLUSH;
+  releaseHolds(xen, slot);
+}
+
+function* decrease(xen: Xen, caller: Caller, reservation: Reservation): Preemptible {
+  const { domid, list, order } = reservation;
+  const { slot } = caller;
+  let done = reservation.start;
+  for (; done < reservation.count; done++) {
+    if (gapBefore(reservation, done)) {
+      yield* settle(xen, slot, domid);
+      yield GAP_PREEMPT;
+      if (!stillThere(xen, reservation)) return done;
+    }
+    const gfn = copyListEntry(xen, caller.domid, list, done);
+    if (gfn === undefined) break;
+    const removed = yield* removePages(xen, slot, reservation, gfn, 2 ** order);
+    if (!removed) break;
+  }
+  yield* settle(xen, slot, domid);
+  return done;
+}
+
+/** One extent: false at the first page that cannot be removed; those before it are gone. */
+function* removePages(
+  xen: Xen,
+  slot: number,
+  reservation: Reservation,
+  gfn: number,
+  size: number,
+): Generator<Gap, boolean, void> {
+  for (let j = 0; j < size; j++) {
+    if (lineField(xen, slot, LINE.HELD) === HOLD_ROWS) {
+      yield* settle(xen, slot, reservation.domid);
+      if (!stillThere(xen, reservation)) return false;
+    }
+    if (guestRemovePage(xen, slot, reservation.domid, gfn + j) !== 0) return false;
+  }
+  return true;
+}
+
+/**
+ * Takes one page out of a domain. A reference is held in the hold list until the flush; the allocation reference
+ * goes at once, except in a direct-mapped domain, which keeps the page. Returns 0, or a negative errno: -EINVAL no
+ * RAM there, -ENXIO a page of somebody else (grant or foreign mapping), -ENOMEM no page to split a block.
+ */
+function guestRemovePage(xen: Xen, slot: number, domid: DomId, gfn: number): number {
+  const entry = p2mLookup(xen, domid, gfn);
+  const frame = entryFrame(entry);
+  if (entry === P2M_NOTHING || !isRamFrame(xen, frame)) return -EINVAL;
+  if (!getPage(xen, frame, domid)) return -ENXIO;
+  const former = p2mRemoveMapping(xen, domid, gfn, frame);
+  if (former < 0) {
+    putPage(xen, frame);
+    return former;
+  }
+  forgetXenHeapGfn(xen, domid, former);
+  if (!hasFlag(xen, domid, CDF_directmap)) putPageAllocRef(xen, frame);
+  holdPage(xen, slot, frame);
+  return 0;
+}
