@@ -1,0 +1,170 @@
+/**
+ * Pages for grants to be mapped onto: single ones, and DMA buffers that are contiguous in guest frames.
+ *
+ *   contiguous unpopulated pages -> none to be had -> RAM from the DMA allocator, given to Xen (the fallback)
+ *
+ * Rules: a page is private from allocation to free; set_private may fail half-way, and the clean-up skips pages that
+ * were never marked. `devBusAddr` is what the patch says it is, page_to_phys(pages[0]): not a DMA address of any
+ * device. Free finds out by one of three ways which kind it holds; the balloon's statistics know nothing of it.
+ * Behaviour: Linux drivers/xen/grant-table.c, gnttab_dma_alloc_pages(); the thread's V1 2/2 (guest.md 4.5).
+ */
+import { item } from "../shared/assert.ts";
+import { PAGE_SIZE } from "../shared/limits.ts";
+import { EFAULT, ENOMEM } from "../shared/status.ts";
+import type { Program } from "../shared/trap.ts";
+import { DmaAddress, type Gaddr, Pfn } from "../shared/units.ts";
+import { type DmaDevice, dmaBitMask } from "./dma-device.ts";
+import { dmaDirectAlloc, dmaDirectFree } from "./dma-direct.ts";
+import type { Kernel } from "./kernel.ts";
+import { xenmemReservationDecrease, xenmemReservationIncrease } from "./mem-reservation.ts";
+import { zeroPage } from "./memory.ts";
+import { clearFlag, isZoneDevicePage, PG_private, pageToPhys, setFlag, testFlag } from "./pages.ts";
+import {
+  isXenUnpopulatedPage,
+  type PagesOrErrno,
+  xenAllocUnpopulatedContiguousPages,
+  xenAllocUnpopulatedPages,
+  xenFreeUnpopulatedContiguousPages,
+  xenFreeUnpopulatedPages,
+} from "./unpopulated.ts";
+
+/** INT_MAX >> PAGE_SHIFT: more pages than this are refused. */
+const DMA_PAGES_MAX = 524287;
+
+/** The gntdev misc device: never configured from the device tree, so without ranges; 64-bit masks by force. */
+export const GNTDEV_DEVICE: DmaDevice = {
+  name: "xen/gntdev",
+  dmaRanges: [],
+  mask: dmaBitMask(64),
+  busLimit: 0,
+  coherent: true,
+};
+
+/** gnttab_pages_set_private: 0, or -ENOMEM with the pages before the failing one marked. */
+export function gnttabPagesSetPrivate(kernel: Kernel, pages: readonly Pfn[]): number {
+  for (let i = 0; i < pages.length; i++) {
+    if (i === kernel.boot.kernel.setPrivateFailsAt) return -ENOMEM;
+    setFlag(kernel.memory.pages, item(pages, i), PG_private);
+  }
+  return 0;
+}
+
+/** gnttab_pages_clear_private: pages that were never marked are skipped. */
+export function gnttabPagesClearPrivate(kernel: Kernel, pages: readonly Pfn[]): void {
+  for (const page of pages) {
+    if (testFlag(kernel.memory.pages, page, PG_private)) {
+      clearFlag(kernel.memory.pages, page, PG_private);
+    }
+  }
+}
+
+/** gnttab_alloc_pages: pages, in no promised order, or a negative errno with nothing kept. */
+export function* gnttabAllocPages(kernel: Kernel, count: number): Program<PagesOrErrno> {
+  const pages = yield* xenAllocUnpopulatedPages(kernel, count);
+  if (typeof pages === "number") return pages;
+  const rc = gnttabPagesSetPrivate(kernel, pages);
+  if (rc < 0) {
+    gnttabFreePages(kernel, pages);
+    return rc;
+  }
+  return pages;
+}
+
+/** gnttab_free_pages. */
+export function gnttabFreePages(kernel: Kernel, pages: readonly Pfn[]): void {
+  gnttabPagesClearPrivate(kernel, pages);
+  xenFreeUnpopulatedPages(kernel, pages);
+}
+
+/** struct gnttab_dma_alloc_args after a successful allocation. */
+export interface DmaPages {
+  readonly pages: readonly Pfn[];
+  /** Kernel address of the first byte. */
+  readonly vaddr: Gaddr;
+  /** page_to_phys(pages[0]), or the DMA handle of the RAM path: equal, since gntdev has no bus offset. */
+  readonly devBusAddr: DmaAddress;
+  /** Set by the allocation: the first of the three ways for free to know the kind. */
+  readonly unpopulated: boolean;
+}
+
+/** Whether this buffer consists of unpopulated pages, found out in the way the kernel option chooses. */
+export function knowsUnpopulated(kernel: Kernel, args: DmaPages): boolean {
+  const first = item(args.pages, 0);
+  switch (kernel.boot.kernel.freeKnows) {
+    case "flag":
+      return args.unpopulated;
+    case "zone-device":
+      return isZoneDevicePage(kernel.memory.pages, first);
+    case "pool-address":
+      return isXenUnpopulatedPage(kernel, first);
+  }
+}
+
+/**
+ * gnttab_dma_alloc_pages: `count` pages contiguous in guest frames with nothing behind them. Refuses with -ENOMEM
+ * (too many, no RAM, set_private) or -EFAULT (Xen took fewer frames than asked).
+ */
+export function* gnttabDmaAllocPages(
+  kernel: Kernel,
+  device: DmaDevice,
+  count: number,
+): Program<DmaPages | number> {
+  if (count < 0 || count > DMA_PAGES_MAX) return -ENOMEM;
+  const pages = yield* xenAllocUnpopulatedContiguousPages(kernel, device.mask, count);
+  if (typeof pages === "number") {
+    if (!kernel.boot.kernel.fallback) return pages;
+    return yield* allocFromRam(kernel, device, count);
+  }
+  const vaddr = pageToPhys(item(pages, 0));
+  const args: DmaPages = { pages, vaddr, devBusAddr: DmaAddress(vaddr), unpopulated: true };
+  const rc = gnttabPagesSetPrivate(kernel, pages);
+  if (rc < 0) {
+    yield* gnttabDmaFreePages(kernel, args);
+    return rc;
+  }
+  return args;
+}
+
+/** The fallback: real RAM from the DMA allocator, scrubbed, then given to Xen. */
+function* allocFromRam(
+  kernel: Kernel,
+  device: DmaDevice,
+  count: number,
+): Program<DmaPages | number> {
+  if (count === 0) return -ENOMEM;
+  const memory = yield* dmaDirectAlloc(kernel, device, count);
+  if (memory === undefined) return -ENOMEM;
+  // The DMA handle is taken for a physical address: right only for a device without a bus offset.
+  const start = Math.floor(memory.handle / PAGE_SIZE);
+  const pages = Array.from({ length: count }, (_, i) => Pfn(start + i));
+  const args: DmaPages = {
+    pages,
+    vaddr: pageToPhys(memory.page),
+    devBusAddr: memory.handle,
+    unpopulated: false,
+  };
+  for (const page of pages) yield* zeroPage(kernel.cpu, pageToPhys(page));
+  let rc = yield* xenmemReservationDecrease(kernel, pages);
+  rc = rc === count ? gnttabPagesSetPrivate(kernel, pages) : -EFAULT;
+  if (rc < 0) {
+    yield* gnttabDmaFreePages(kernel, args);
+    return rc;
+  }
+  return args;
+}
+
+/** gnttab_dma_free_pages: 0, or -EFAULT when Xen gave back fewer frames; the pages are freed all the same. */
+export function* gnttabDmaFreePages(kernel: Kernel, args: DmaPages): Program<number> {
+  gnttabPagesClearPrivate(kernel, args.pages);
+  if (knowsUnpopulated(kernel, args)) {
+    xenFreeUnpopulatedContiguousPages(kernel, args.pages);
+    return 0;
+  }
+  const done = yield* xenmemReservationIncrease(kernel, args.pages);
+  dmaDirectFree(kernel, {
+    page: Pfn(Math.floor(args.vaddr / PAGE_SIZE)),
+    count: args.pages.length,
+    handle: args.devBusAddr,
+  });
+  return done === args.pages.length ? 0 : -EFAULT;
+}

@@ -1,0 +1,229 @@
+/**
+ * One guest kernel on vCPU 0: its tasks, what they wait for, and the way into the hypervisor.
+ *
+ *   task: wait(port) -> parked; others run; when all are parked the vCPU blocks on its event word
+ *   loop: read the event word -> take pending events and lines -> run every ready task -> nothing ran: block
+ *
+ * Rules: tasks are cooperative: one runs until it waits, so nothing of another task happens between
+ * marshalling arguments, the trap and reading the results back. The event word is read before pending
+ * events are scanned, so that no wake-up is lost (W6). Hypercalls, points, host traps and sleep go straight
+ * up and hold the whole vCPU. A fault of any task stops the kernel: it is thrown on to the runner.
+ * Behaviour: Linux kernel/sched, as far as drivers see it; see the row "guest tasks" in docs/FIDELITY.md.
+ */
+import { assert } from "../shared/assert.ts";
+import { LINE, lineOf } from "../shared/layout.ts";
+import { PAGE_SIZE } from "../shared/limits.ts";
+import type { BootInfo } from "../shared/machine.ts";
+import { exchange, load } from "../shared/mem.ts";
+import {
+  type BlockTrap,
+  type HypercallTrap,
+  hypercallTrap,
+  type Program,
+  setRecord,
+  TRAP_BLOCK,
+  TRAP_REPORT,
+  TRAP_SLEEP,
+} from "../shared/trap.ts";
+import type { EvtchnPort } from "../shared/units.ts";
+import { createEventState, type EventState, handleEvents, takePort } from "./events-2l.ts";
+import type { KernelMemory } from "./kernel-memory.ts";
+import { type Cpu, POINT, readBytes, writeBytes } from "./memory.ts";
+import type { StoreConnection } from "./xenstore-connection.ts";
+
+/** Pages at the bottom of RAM that the kernel keeps for hypercall arguments: its own image's data section. */
+export const ARGUMENT_PAGES = 4;
+export const ARGUMENT_BYTES = ARGUMENT_PAGES * PAGE_SIZE;
+
+/** One thread of the kernel. */
+export interface Task {
+  readonly name: string;
+  readonly program: Program;
+  /** A daemon does not keep the kernel running. */
+  readonly daemon: 0 | 1;
+  /** Whether it may go on; undefined: it does not wait. */
+  ready: (() => boolean) | undefined;
+  over: boolean;
+}
+
+/** Where structures of a hypercall are put together: private bytes, and the guest pages they are written to. */
+export interface ArgumentArea {
+  readonly gaddr: number;
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+}
+
+/** What it takes to make a hypercall: a raw program on another vCPU of the domain has no more than this. */
+export interface Caller {
+  readonly cpu: Cpu;
+  readonly arguments: ArgumentArea;
+  readonly call: HypercallTrap;
+}
+
+export interface Kernel extends Caller {
+  readonly boot: BootInfo;
+  readonly tasks: Task[];
+  readonly events: EventState;
+  readonly memory: KernelMemory;
+  /** Connection to the store, once connectStore has found one. */
+  store: StoreConnection | undefined;
+  /** XENVER_get_features, submap 0. */
+  readonly features: number;
+  /** Pending interrupt lines that no task has taken yet. */
+  lines: number;
+  /** The task that runs, or undefined between tasks. */
+  current: Task | undefined;
+  readonly block: BlockTrap;
+}
+
+/** A caller whose arguments lie in ARGUMENT_PAGES pages of RAM at guest address `gaddr`. */
+export function createCaller(cpu: Cpu, gaddr: number): Caller {
+  const bytes = new Uint8Array(ARGUMENT_BYTES);
+  return {
+    cpu,
+    arguments: { gaddr, bytes, view: new DataView(bytes.buffer) },
+    call: hypercallTrap(),
+  };
+}
+
+/** A kernel without tasks. */
+export const createKernel = (caller: Caller, features: number, memory: KernelMemory): Kernel => ({
+  ...caller,
+  boot: caller.cpu.boot,
+  tasks: [],
+  events: createEventState(),
+  memory,
+  store: undefined,
+  features,
+  lines: 0,
+  current: undefined,
+  block: { kind: TRAP_BLOCK, seen: 0 },
+});
+
+/** Adds a task; it runs when the kernel next looks for one. */
+export function spawn(kernel: Kernel, name: string, program: Program): Task {
+  const task: Task = { name, program, daemon: 0, ready: undefined, over: false };
+  kernel.tasks.push(task);
+  return task;
+}
+
+/** Adds a task that serves the others: the kernel ends without waiting for it. */
+export function spawnDaemon(kernel: Kernel, name: string, program: Program): Task {
+  const task: Task = { name, program, daemon: 1, ready: undefined, over: false };
+  kernel.tasks.push(task);
+  return task;
+}
+
+/** Runs one task until it waits or ends; every other trap goes up. */
+function* runTask(kernel: Kernel, task: Task): Program {
+  kernel.current = task;
+  task.ready = undefined;
+  let input = 0;
+  for (;;) {
+    const step = task.program.next(input);
+    if (step.done === true) {
+      task.over = true;
+      break;
+    }
+    if (step.value.kind === TRAP_BLOCK) {
+      assert(task.ready !== undefined, "a task blocks through waitUntil");
+      break;
+    }
+    input = yield step.value;
+  }
+  kernel.current = undefined;
+}
+
+/** Interrupt lines that devices have raised since the last look. */
+function takeLines(kernel: Kernel): void {
+  const { words, layout, slot } = kernel.cpu;
+  kernel.lines |= exchange(words, lineOf(layout, slot) + LINE.INTERRUPTS, 0);
+}
+
+/** Runs the tasks, round robin, until every task that is no daemon is over. */
+export function* runKernel(kernel: Kernel): Program {
+  const { words, layout, slot } = kernel.cpu;
+  const event = lineOf(layout, slot) + LINE.EVENT;
+  while (kernel.tasks.some((task) => task.daemon === 0)) {
+    const seen = load(words, event);
+    takeLines(kernel);
+    yield* handleEvents(kernel.cpu, kernel.events);
+    let ran = 0;
+    for (const task of [...kernel.tasks]) {
+      if (task.ready !== undefined && !task.ready()) continue;
+      ran++;
+      yield* runTask(kernel, task);
+      if (task.over) kernel.tasks.splice(kernel.tasks.indexOf(task), 1);
+    }
+    if (ran > 0) continue;
+    // An event may come between the look and the sleep.
+    if (kernel.cpu.points) yield POINT;
+    kernel.block.seen = seen;
+    yield kernel.block;
+  }
+}
+
+/**
+ * Parks the calling task until `ready` holds. It is asked again after every event and every task's turn, and
+ * exactly once with the answer true: it may take what it waited for.
+ */
+export function* waitUntil(kernel: Kernel, ready: () => boolean): Program {
+  if (ready()) return;
+  const task = kernel.current;
+  assert(task !== undefined, "only a task waits");
+  task.ready = ready;
+  yield kernel.block;
+}
+
+/** Lets every other ready task run once. */
+export function* giveWay(kernel: Kernel): Program {
+  const task = kernel.current;
+  assert(task !== undefined, "only a task gives way");
+  task.ready = () => true;
+  yield kernel.block;
+}
+
+/** Parks the task until an event has arrived on `port`, and takes it. Events are edges: many may be one. */
+export function* wait(kernel: Kernel, port: EvtchnPort | number): Program {
+  yield* waitUntil(kernel, () => takePort(kernel.events, port));
+}
+
+/** Parks the task until an interrupt line (0 to 31) is raised, and takes it. */
+export function* waitLine(kernel: Kernel, line: number): Program {
+  yield* waitUntil(kernel, () => {
+    const raised = ((kernel.lines >>> line) & 1) === 1;
+    if (raised) kernel.lines &= ~(1 << line);
+    return raised;
+  });
+}
+
+/** One hypercall with its real arguments; returns what the hypervisor returned, a negative errno included. */
+export function* hypercall(
+  caller: Caller,
+  op: number,
+  ...args: readonly number[]
+): Program<number> {
+  setRecord(caller.call.record, op, args);
+  return yield caller.call;
+}
+
+/** Publishes the first `length` bytes of the argument area to the guest pages behind it. */
+export function* writeArguments(caller: Caller, length: number): Program {
+  assert(length <= ARGUMENT_BYTES, "the arguments fit their area");
+  yield* writeBytes(caller.cpu, caller.arguments.gaddr, caller.arguments.bytes, 0, length);
+}
+
+/** Reads the first `length` bytes back, as the hypervisor has left them. */
+export function* readArguments(caller: Caller, length: number): Program {
+  yield* readBytes(caller.cpu, caller.arguments.gaddr, caller.arguments.bytes, 0, length);
+}
+
+/** Tells the scenario something. */
+export function* report(key: string, value: string | number): Program {
+  yield { kind: TRAP_REPORT, key, value };
+}
+
+/** Stops the whole vCPU for a while: its tasks share one clock and have no timer of their own. */
+export function* sleep(timeMs: number): Program {
+  yield { kind: TRAP_SLEEP, timeMs };
+}
