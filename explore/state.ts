@@ -1,0 +1,102 @@
+/**
+ * What an explored run consists of: the machine, its actors, and what is remembered of both. Rule: everything
+ * that decides how a run goes on stands here, in the machine's buffers or in the scheduler. Ours.
+ */
+
+import type { Xen } from "../hypervisor/xen.ts";
+import type { Channel } from "../shared/channel.ts";
+import type { Layout } from "../shared/layout.ts";
+import type { MachineModel } from "../shared/machine.ts";
+import type { MachineMemory, Words } from "../shared/mem.ts";
+import type { Host, Program } from "../shared/trap.ts";
+import type { Scheduler } from "./scheduler.ts";
+
+export type ActorState = "ready" | "calling" | "blocked" | "sleeping" | "done" | "oops" | "killed";
+
+/** What is put on a slot. `mustFinish`: the run is stuck while this program waits for ever. */
+export interface Part {
+  readonly name: string;
+  readonly program: Program<unknown>;
+  readonly mustFinish: boolean;
+  /** The files and hashes behind its host traps; a program without one gets -1 for every read. */
+  readonly host?: Host;
+}
+
+export interface Actor {
+  readonly slot: number;
+  readonly part: Part;
+  readonly channel: Channel;
+  state: ActorState;
+  /** What the program is resumed with. */
+  resume: number;
+  /** Event word that a blocked actor has seen. */
+  seen: number;
+  /** Virtual millisecond at which a sleeping actor goes on. */
+  wakeAtMs: number;
+  hash: ReturnType<Host["sha256"]> | undefined;
+  result: unknown;
+  error: unknown;
+}
+
+/** What a program said with a report trap. */
+export interface Report {
+  readonly slot: number;
+  readonly key: string;
+  readonly value: string | number;
+}
+
+/** A program that ended without returning. */
+export interface Death {
+  readonly slot: number;
+  readonly name: string;
+  readonly state: "oops" | "killed";
+  readonly error: unknown;
+}
+
+export interface ExploreOptions {
+  readonly seed: number;
+  readonly scheduler: Scheduler;
+  /** Whether other slots may step inside handlers; programs decide themselves whether they yield points. */
+  readonly points: boolean;
+  /**
+   * What runs on a slot that has come to life (a vCPU of an unpaused domain, or a device); undefined: nothing,
+   * until somebody calls `assign`. Asked once each time a slot is taken.
+   */
+  readonly partOf?: (machine: Machine, slot: number) => Part | undefined;
+  /** Run after every step of the hypervisor; what it returns are violations, and end the run. */
+  readonly audit?: (xen: Xen) => readonly string[];
+}
+
+export interface Machine {
+  readonly model: MachineModel;
+  readonly words: Words;
+  readonly memory: MachineMemory;
+  readonly layout: Layout;
+  readonly xen: Xen;
+  readonly options: ExploreOptions;
+  /** By slot. */
+  readonly actors: (Actor | undefined)[];
+  readonly reports: Report[];
+  readonly deaths: Death[];
+  /** Who moved, in order: what the replay scheduler repeats. */
+  readonly schedule: number[];
+  /** Violations that the audit found; the run ends at the first. */
+  readonly findings: string[];
+  readonly candidates: Int32Array;
+  /** By slot: 1 once `partOf` has been asked about the actor that has it. */
+  readonly asked: Int32Array;
+  clockMs: number;
+  steps: number;
+  /** Rolling hash over every choice, record and resumed value. */
+  traceHash: number;
+  inHandler: boolean;
+  inPoint: boolean;
+}
+
+export const FNV_OFFSET = 0x811c9dc5;
+const FNV_PRIME = 0x01000193;
+
+/** Adds a word to the trace hash (FNV-1a, a word at a time). */
+export function mix(machine: Machine, word: number): void {
+  machine.traceHash = Math.imul(machine.traceHash ^ word, FNV_PRIME);
+}
