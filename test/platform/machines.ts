@@ -1,0 +1,114 @@
+// Small machines for tests on threads. A worker loads one by the URL that `scenarioUrl` makes for its name.
+import { openDisk, readDisk } from "../../domains/drivers/disk.ts";
+import { type Kernel, report, sleep, waitUntil } from "../../domains/kernel.ts";
+import { loadWord, readBytes, storeWord } from "../../domains/memory.ts";
+import { allocPage, pageToPhys } from "../../domains/pages.ts";
+import { readStoreNode, waitWatch, watchStore, writeStoreNode } from "../../domains/xenbus.ts";
+import type { Scenario } from "../../shared/scenario.ts";
+import { type HostHashTrap, type Program, TRAP_HOST_HASH } from "../../shared/trap.ts";
+import { DmaAddress } from "../../shared/units.ts";
+
+/** A module whose default export is the machine `name` of this file. */
+export const scenarioUrl = (name: MachineName): string =>
+  `data:text/javascript,export { ${name} as default } from ${JSON.stringify(import.meta.url)}`;
+
+/** Guest address of a page of its own. */
+function ownPage(kernel: Kernel): number {
+  const page = allocPage(kernel.memory.pages);
+  if (page === undefined) throw new Error("a fresh kernel has free pages");
+  return pageToPhys(page);
+}
+
+function* waitForNode(kernel: Kernel, path: string): Program<string> {
+  const watch = yield* watchStore(kernel, path);
+  if (typeof watch === "number") throw new Error(`watching ${path} answered ${watch}`);
+  for (;;) {
+    const value = yield* readStoreNode(kernel, path);
+    if (typeof value === "string") return value;
+    yield* waitWatch(kernel, watch);
+  }
+}
+
+/** dom0 reads the first page of the file by DMA, hashes it, and tells the guest, which answers through the store. */
+function* hashFirstPage(kernel: Kernel): Program {
+  const page = ownPage(kernel);
+  const disk = yield* openDisk(kernel);
+  if (typeof disk === "number") throw new Error(`opening the disk answered ${disk}`);
+  const { status, bytes } = yield* readDisk(kernel, disk, 0, [
+    { address: DmaAddress(page), length: 4096 },
+  ]);
+  yield* report("status", status);
+  const content = new Uint8Array(bytes);
+  yield* readBytes(kernel.cpu, page, content, 0, bytes);
+  const hash: HostHashTrap = {
+    kind: TRAP_HOST_HASH,
+    bytes: content,
+    length: bytes,
+    finish: true,
+    hex: "",
+  };
+  yield hash;
+  yield* report("sha256", hash.hex);
+  yield* writeStoreNode(kernel, "/local/domain/1/data/question", 41);
+  yield* report("answer", yield* waitForNode(kernel, "/local/domain/1/data/answer"));
+}
+
+function* answer(kernel: Kernel): Program {
+  const question = yield* waitForNode(kernel, "data/question");
+  const page = ownPage(kernel);
+  yield* storeWord(kernel.cpu, page, Number(question));
+  const value = (yield* loadWord(kernel.cpu, page)) + 1;
+  yield* writeStoreNode(kernel, "data/answer", value);
+}
+
+/** Two domains and a disk. `later` can be created afterwards. */
+export const hello: Scenario<Kernel> = {
+  name: "hello",
+  machine: { memory: "64MiB" },
+  devices: { disk: { kind: "disk" } },
+  domains: {
+    dom0: { kind: "dom0", memory: "8MiB", program: hashFirstPage },
+    guest: { kind: "domU", memory: "4MiB", program: answer },
+    later: {
+      kind: "domU",
+      memory: "4MiB",
+      atBoot: false,
+      *program(kernel) {
+        yield* report("page", yield* loadWord(kernel.cpu, ownPage(kernel)));
+      },
+    },
+  },
+};
+
+/** The guest reports that it has begun and then stores to one page for ever, or stores to where nothing is. */
+const guestThat = (program: (kernel: Kernel) => Program): Scenario<Kernel> => ({
+  ...hello,
+  domains: {
+    dom0: { kind: "dom0", memory: "8MiB" },
+    guest: { kind: "domU", memory: "4MiB", program },
+  },
+});
+
+export const busy = guestThat(function* (kernel) {
+  const page = ownPage(kernel);
+  yield* report("begun", 1);
+  for (let i = 0; ; i++) yield* storeWord(kernel.cpu, page, i);
+});
+
+export const asleep = guestThat(function* (kernel) {
+  yield* report("begun", 1);
+  yield* waitUntil(kernel, () => false);
+});
+
+export const wild = guestThat(function* (kernel) {
+  yield* sleep(1);
+  yield* storeWord(kernel.cpu, 0x70_0000_0000, 1);
+});
+
+export const throwing = guestThat(function* () {
+  yield* sleep(1);
+  throw new Error("out of ideas");
+});
+
+export const MACHINES = { hello, busy, asleep, wild, throwing };
+export type MachineName = keyof typeof MACHINES;
