@@ -1,0 +1,144 @@
+/**
+ * Brings a machine to where a recording begins. Rule: through hypercalls of the actors and records of the toolstack
+ * only, as the recorder did; nothing is written into the machine behind the hypervisor's back.
+ */
+import { buildMachine } from "../explore/machine.ts";
+import { roundRobin } from "../explore/round-robin.ts";
+import type { Machine } from "../explore/state.ts";
+import { XEN_DOMCTL_max_mem } from "../shared/abi/domctl.ts";
+import { at } from "../shared/assert.ts";
+import { CONTROL_DOMCTL } from "../shared/trap.ts";
+import { type Actor, actorOf, actorOnSlot, hypercall } from "./conform-actor.ts";
+import { replayCall } from "./conform-call.ts";
+import type { RecordedScenario, Recording, Step, Value } from "./conform-format.ts";
+import { BUS_DEVICE, DOM0_PLACES, placesOf, recordedArm } from "./conform-model.ts";
+import { initialFrames, numberValue, type Replay } from "./conform-replay.ts";
+import { ENTRIES_PER_FRAME } from "./conform-watch.ts";
+
+/** Boots the machine and brings every actor to where it was before step 0. */
+export function setUp(
+  scenario: RecordedScenario,
+  recording: Recording,
+  env: string,
+  domids: ReadonlyMap<string, number>,
+): Replay {
+  const machine = buildMachine(recordedArm(scenario, env, domids), {
+    seed: 0,
+    scheduler: roundRobin(),
+    points: false,
+  });
+  const actors = new Map<string, Actor>();
+  const initial = new Map<string, readonly number[]>();
+  for (const [name, domid] of domids) {
+    const actor = actorOf(machine, name, domid, placesOf(env, domid));
+    actors.set(name, actor);
+    initial.set(name, initialFrames(machine, actor));
+  }
+  const dom0 =
+    [...actors.values()].find(({ domid }) => domid === 0) ??
+    actorOf(machine, "dom0", 0, DOM0_PLACES);
+  const replay: Replay = {
+    machine,
+    symbols: recording.symbols,
+    actors,
+    dom0,
+    bus: actorOnSlot(machine, "bus", -1, busSlot(machine), DOM0_PLACES),
+    control: actorOnSlot(machine, "control", -1, 0, DOM0_PLACES),
+    handles: new Map(),
+    busAddresses: new Map(),
+    ports: new Map(),
+    initial,
+    entries: new Map(),
+    portBits: new Map(),
+  };
+  if (env === "arm") playToolstack(replay);
+  for (const [name, actor] of actors) {
+    prepareActor(replay, actor, scenario.domains[name]?.grant_frames_mapped ?? 0);
+  }
+  return replay;
+}
+
+const busSlot = (machine: Machine): number =>
+  at(machine.words, machine.layout.deviceSlot + BUS_DEVICE);
+
+/** Every guest maps its shared info page and the first frames of its grant table itself. */
+function prepareActor(replay: Replay, actor: Actor, grantFrames: number): void {
+  const { places } = actor;
+  addToPhysmap(replay, actor, "shared_info", 0, places.sharedInfo);
+  for (let frame = 0; frame < grantFrames; frame++) {
+    addToPhysmap(replay, actor, "grant_table", frame, places.grantFrame0 + frame);
+  }
+}
+
+function addToPhysmap(
+  replay: Replay,
+  actor: Actor,
+  space: string,
+  idx: number,
+  gpfn: number,
+): void {
+  const args = { domid: "DOMID_SELF", space, idx, gpfn };
+  must(replay, actor, "memory_op", "add_to_physmap", args, 0);
+}
+
+/**
+ * The recorder maps a further frame of an actor's grant table without a step of its own: one whose entries the actor
+ * sets later without ever having mapped it. It does so just before the actor's first step.
+ */
+export function growTable(
+  replay: Replay,
+  scenario: RecordedScenario,
+  steps: readonly Step[],
+  name: string,
+): void {
+  const actor = replay.actors.get(name);
+  const mapped = scenario.domains[name]?.grant_frames_mapped ?? 0;
+  const own = steps.filter(({ by }) => by === name);
+  if (actor === undefined || own.some(({ fields }) => fields.cmd === "add_to_physmap")) return;
+  const frames = own
+    .filter(({ fields }) => fields.do === "set_entry")
+    .map(({ fields }) => Math.floor(numberValue(replay, fields.ref) / ENTRIES_PER_FRAME));
+  for (let frame = mapped; frame <= Math.max(-1, ...frames); frame++) {
+    addToPhysmap(replay, actor, "grant_table", frame, actor.places.grantFrame0 + frame);
+  }
+}
+
+/** Ports that the control domain of those recordings had for itself. */
+const DOM0_PORTS = 5;
+/** xl gives a guest 1 MiB more than it asks for, and makes four pages in it: console, store and two it does not use. */
+const SPECIAL_PAGES = [0x39000, 0x39001, 0x39002, 0x39003];
+const MAX_MEM_KIB = 33 * 1024;
+
+/** What xl does to a guest before it starts: more memory allowed, special pages, a store and a console port to Dom0. */
+function playToolstack(replay: Replay): void {
+  const { machine, dom0, control } = replay;
+  for (let port = 0; port < DOM0_PORTS; port++) {
+    must(replay, dom0, "event_channel_op", "alloc_unbound", { dom: 0, remote_dom: 0 }, 0);
+  }
+  for (const actor of replay.actors.values()) {
+    const dom = actor.domid;
+    hypercall(machine, control, CONTROL_DOMCTL, [XEN_DOMCTL_max_mem, dom, MAX_MEM_KIB]);
+    const pages = { extents: SPECIAL_PAGES, nr_extents: SPECIAL_PAGES.length, domid: dom };
+    must(replay, dom0, "memory_op", "populate_physmap", pages, SPECIAL_PAGES.length);
+    for (let port = 1; port <= 2; port++) {
+      must(replay, dom0, "event_channel_op", "alloc_unbound", { dom, remote_dom: 0 }, 0);
+      const peer = { remote_dom: dom, remote_port: port };
+      must(replay, dom0, "event_channel_op", "bind_interdomain", peer, 0);
+    }
+  }
+}
+
+/** A call that is in no step and has to answer `wanted`. */
+function must(
+  replay: Replay,
+  actor: Actor,
+  call: string,
+  cmd: string,
+  args: { readonly [name: string]: Value },
+  wanted: number,
+): void {
+  const one: Value = call === "grant_table_op" ? [args] : args;
+  const step: Step = { i: -1, by: actor.name, fields: { call, cmd, args: one, ret: wanted } };
+  const { ret } = replayCall(replay, actor, step);
+  if (ret !== wanted) throw new Error(`${actor.name}: ${call} ${cmd} answers ${String(ret)}`);
+}

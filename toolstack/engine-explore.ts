@@ -1,0 +1,201 @@
+/**
+ * The one-thread engine: boots a variant's machine in the explorer and steps it until every awaited program
+ * has ended. Rule: it returns to the event loop now and then, so that Ctrl-C and the time limit are heard;
+ * neither changes which steps are taken.
+ * Ours.
+ */
+
+import { bootDevice } from "../devices/main.ts";
+import { runDomain } from "../domains/main.ts";
+import { isOver } from "../explore/actor.ts";
+import { buildMachine } from "../explore/machine.ts";
+import { randomScheduler } from "../explore/random.ts";
+import { run as runSteps } from "../explore/run.ts";
+import type { Death, Machine, Part } from "../explore/state.ts";
+import { audit } from "../hypervisor/audit.ts";
+import { openHost } from "../platform/host.ts";
+import { at, item } from "../shared/assert.ts";
+import { bootInfoOf } from "../shared/boot-info.ts";
+import { DOM, domainOf, LINE, lineOf, SLOT_KIND_DEVICE, SLOT_KIND_VCPU } from "../shared/layout.ts";
+import { Mmu } from "../shared/mmu.ts";
+import { PROGRAM_KEY, type Report } from "../shared/scenario.ts";
+import type { Host } from "../shared/trap.ts";
+import {
+  awaitedNames,
+  type BootedMachine,
+  type Ending,
+  type EngineOptions,
+  type Finished,
+} from "./engine.ts";
+import { diskFileOf } from "./parameters.ts";
+import type { Prepared } from "./prepare.ts";
+import { traceTail } from "./trace-tail.ts";
+
+/** Steps between two looks at the event loop: some ten milliseconds. */
+const STEPS_PER_TURN = 20_000;
+/** Steps in which daemons and the hypervisor come to rest after the last awaited program. */
+const REST_STEPS = 200_000;
+/** Runs of one actor are about this long: uniform choices would only interleave more finely, and slower. */
+const PERSISTENCE = 8;
+
+/** Boots the machine; the first step is taken by `run`. */
+export async function bootExplored(
+  prepared: Prepared,
+  options: EngineOptions,
+): Promise<BootedMachine> {
+  const host = openHost(diskFileOf(prepared.choice.parameters));
+  const names = new Map<number, string>();
+  const machine = exploredMachine(prepared, host, names);
+  return {
+    run: async () => {
+      try {
+        const ending = await stepToEnd(machine, prepared, names, options);
+        return finishedOf(machine, names, ending);
+      } finally {
+        host.close();
+      }
+    },
+    discard: async () => host.close(),
+  };
+}
+
+/** A machine whose slots run the variant's programs and devices; `names` learns who sat on which slot. */
+export function exploredMachine(
+  prepared: Prepared,
+  host: Host,
+  names: Map<number, string>,
+): Machine {
+  const { resolved, choice } = prepared;
+  return buildMachine(resolved.model, {
+    seed: choice.seed,
+    scheduler: randomScheduler(PERSISTENCE),
+    points: false,
+    partOf: (machine, slot) => {
+      const part = partOf(machine, slot, prepared, host);
+      if (part !== undefined) names.set(slot, part.name);
+      return part;
+    },
+  });
+}
+
+const lineWord = (machine: Machine, slot: number, field: number): number =>
+  at(machine.words, lineOf(machine.layout, slot) + field);
+
+/** What runs on a slot that has come to life: a kernel on vCPU 0 of a domain that runs, or a device. */
+function partOf(machine: Machine, slot: number, prepared: Prepared, host: Host): Part | undefined {
+  const number = lineWord(machine, slot, LINE.NUMBER);
+  const kind = lineWord(machine, slot, LINE.KIND);
+  if (kind === SLOT_KIND_DEVICE) return devicePart(machine, number, host);
+  if (kind !== SLOT_KIND_VCPU || number !== 0) return undefined;
+  const domid = lineWord(machine, slot, LINE.DOMAIN);
+  const { words, layout, memory, model } = machine;
+  const index = at(words, domainOf(layout, domid) + DOM.MODEL);
+  const domain = item(model.domains, index);
+  if (!domain.runs) return undefined;
+  const { programs, given } = prepared.resolved;
+  const program = programs[index];
+  const boot = bootInfoOf(model, index, domid);
+  const mmu = new Mmu(words, memory, layout, slot);
+  const cpu = { mmu, words, layout, slot, points: false, boot };
+  return {
+    name: domain.name,
+    program: runDomain(cpu, function* (kernel) {
+      if (program !== undefined) yield* program(kernel, given);
+    }),
+    mustFinish: false,
+    host,
+  };
+}
+
+function devicePart(machine: Machine, index: number, host: Host): Part {
+  const { words, memory, layout, model } = machine;
+  return {
+    name: item(model.devices, index).name,
+    program: bootDevice({ words, memory, layout, index, points: false }, host.sizeBytes),
+    mustFinish: false,
+    host,
+  };
+}
+
+async function stepToEnd(
+  machine: Machine,
+  prepared: Prepared,
+  names: ReadonlyMap<number, string>,
+  options: EngineOptions,
+): Promise<Ending> {
+  const awaited = awaitedNames(prepared);
+  const deadline = performance.now() + options.timeoutMs;
+  const settled = settledIn(machine, awaited, names);
+  const until = (): boolean => settled() || machine.deaths.some(isOops);
+  for (;;) {
+    const outcome = runSteps(machine, { maxSteps: STEPS_PER_TURN, command: "", until });
+    if (outcome.verdict === "bug") {
+      const lines = traceTail(machine.words, machine.layout);
+      return { kind: "bug", reason: outcome.findings.join("; "), lines };
+    }
+    const death = machine.deaths.find(isOops);
+    if (death !== undefined) {
+      return { kind: "crashed", domain: death.name, reason: reasonOf(death.error) };
+    }
+    if (settled()) {
+      // The others come to rest, so that the audit sees no handler between two of its gaps.
+      runSteps(machine, { maxSteps: REST_STEPS, command: "" });
+      return { kind: "finished" };
+    }
+    if (outcome.verdict !== "exhausted") return hungOf(machine, awaited, names);
+    if (options.signal.aborted) return { kind: "interrupted" };
+    if (performance.now() > deadline) return hungOf(machine, awaited, names);
+    options.progress(`${machine.steps} steps`);
+    await new Promise((resume) => setImmediate(resume));
+  }
+}
+
+const isOops = (death: Death): boolean => death.state === "oops";
+
+/** Whether every awaited program has reported its end; looks only at reports it has not seen yet. */
+function settledIn(
+  machine: Machine,
+  awaited: readonly string[],
+  names: ReadonlyMap<number, string>,
+): () => boolean {
+  const left = new Set(awaited);
+  let seen = 0;
+  return () => {
+    for (; seen < machine.reports.length; seen++) {
+      const report = item(machine.reports, seen);
+      if (report.key === PROGRAM_KEY) left.delete(names.get(report.slot) ?? "");
+    }
+    return left.size === 0;
+  };
+}
+
+function hungOf(
+  machine: Machine,
+  awaited: readonly string[],
+  names: ReadonlyMap<number, string>,
+): Ending {
+  const ended = machine.reports
+    .filter((report) => report.key === PROGRAM_KEY)
+    .map((report) => names.get(report.slot));
+  const lines = machine.actors.flatMap((actor) =>
+    actor === undefined || isOver(actor) ? [] : [`${actor.part.name}: ${actor.state}`],
+  );
+  return { kind: "hung", awaited: awaited.filter((name) => !ended.includes(name)), lines };
+}
+
+export const reasonOf = (error: unknown): string =>
+  error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+
+function finishedOf(
+  machine: Machine,
+  names: ReadonlyMap<number, string>,
+  ending: Ending,
+): Finished {
+  const { words, memory, layout, reports } = machine;
+  const named: Report[] = reports
+    .filter((report) => report.key !== PROGRAM_KEY)
+    .map(({ slot, key, value }) => ({ domain: names.get(slot) ?? `slot ${slot}`, key, value }));
+  // Only a machine that came to rest can be recounted: a handler may be between two of its gaps.
+  const findings = ending.kind === "finished" ? audit(machine.xen) : [];
+  return { ending, reports: named, words, memory, layout, audit: findings };
+}
