@@ -130,9 +130,10 @@ function xlatCommand(): Command {
     .argument("<domain>", "name of the domain")
     .argument("[gfn]", "guest frame number, such as 0x40010; without it: what is mapped")
     .addOption(
-      new Option("--at <stage>", "when to look: after boot, at the first DMA burst, at the end")
-        .choices(["boot", "dma", "end"])
-        .default("boot"),
+      new Option(
+        "--at <stage>",
+        "when to look: after boot, at the first DMA burst (the default with a device), at the end",
+      ).choices(["boot", "dma", "end"]),
     )
     .option("--json", "one JSON document on stdout")
     .addOption(color())

@@ -21,7 +21,8 @@ import {
 import { type MachineOptions, wishOf } from "./machine-options.ts";
 
 export interface XlatOptions extends MachineOptions {
-  readonly at: Stage;
+  /** By default the first DMA burst, or the boot of a machine without devices. */
+  readonly at?: Stage;
   readonly json?: true;
   readonly color: "auto" | "always" | "never";
 }
@@ -33,16 +34,22 @@ export async function xlat(
   options: XlatOptions,
 ): Promise<number> {
   const gfn = gfnText === undefined ? undefined : gfnOf(gfnText);
-  const [prepared] = await prepare(await loadScenario(id), wishOf(options));
-  if (prepared === undefined) throw new UsageError(`${id} has no variant`);
-  const names = prepared.resolved.model.domains.map(({ name }) => name);
+  const variants = await prepare(await loadScenario(id), wishOf(options));
+  const names = variants.flatMap(({ resolved }) => resolved.model.domains.map(({ name }) => name));
   if (!names.includes(domain)) throw new UsageError(unknownName("domain", domain, names));
-  const machine = machineAt(prepared, options.at);
+  // Not every variant boots every domain: the first one that does shows it.
+  const prepared =
+    variants.find(({ resolved }) =>
+      resolved.model.domains.some(({ name, atBoot }) => name === domain && atBoot),
+    ) ?? variants[0];
+  if (prepared === undefined) throw new UsageError(`${id} has no variant`);
+  const stage = options.at ?? (prepared.resolved.model.devices.length > 0 ? "dma" : "boot");
+  const machine = machineAt(prepared, stage);
   const view: View = machine;
   const domid = domidNamed(view, domain);
-  if (domid === undefined) throw new UsageError(`${domain} does not exist at stage ${options.at}`);
+  if (domid === undefined) throw new UsageError(`${domain} does not exist at stage ${stage}`);
   process.stderr.write(
-    `${id}, ${prepared.resolved.variant}: seed ${options.seed}, at ${options.at}, domain ${domain} is d${domid}\n`,
+    `${id}, ${prepared.resolved.variant}: seed ${options.seed}, at ${stage}, domain ${domain} is d${domid}\n`,
   );
   if (gfn === undefined) return printRanges(mappedRanges(view, rootOf(view, domid)), options);
   const chain = translate(view, domid, gfn);

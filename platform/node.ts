@@ -1,8 +1,8 @@
 /**
  * Workers on Node: how each part is started, watched and ended. The only file that creates one.
  *
- * Rules: the literal form of `new Worker(new URL(…))`, as bundlers need it; a call to a worker always races the
- * worker's own end, because nobody answers for the dead; an end that was asked for is no death.
+ * Rules: a call to a worker always races the worker's own end, because nobody answers for the dead; an end that was
+ * asked for is no death; a worker plays one part at a time, and is given another only after its run has returned.
  */
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -19,51 +19,94 @@ export class WorkerDeath extends Error {
 /** A worker and the calls that reach it before it runs. */
 export interface Part<Api> {
   readonly api: Remote<Api>;
-  /** Settles when the worker is gone; says what it was that ended it, if that was an error. */
-  readonly gone: Promise<Error | undefined>;
   /** The result of a call to `api`; refused with WorkerDeath when the worker ends first. */
   alive<Result>(call: Promise<Result>): Promise<Result>;
   /** Ends the worker wherever it stands, in the middle of an access too; settles when it is gone. */
   terminate(): Promise<void>;
+  /** Gives a worker whose run has returned back, for a part of the next machine: it has loaded its role already. */
+  recycle(): void;
 }
 
+type Role = "hypervisor" | "domain" | "device";
+
+/** A worker for as long as it lives; it may play a part in several machines, one after the other. */
+interface Hand {
+  readonly worker: Worker;
+  readonly api: Remote<unknown>;
+  /** Settles when the worker is gone; says what it was that ended it, if that was an error. */
+  readonly gone: Promise<Error | undefined>;
+  /** Takes what the worker says by itself. */
+  posted: (what: Posted) => void;
+}
+
+/** Workers that wait for a part. They keep nobody's event loop alive. */
+const idle: Record<Role, Hand[]> = { hypervisor: [], domain: [], device: [] };
+
 /** Megabytes. They save a fifth of a worker's memory; typed arrays do not count. */
-const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 1, stackSizeMb: 1 };
+const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 8, stackSizeMb: 1 };
 
 /** Where Node keeps compiled modules: it takes most of the cost of type stripping off every worker but the first. */
 const COMPILE_CACHE = process.env.NODE_COMPILE_CACHE ?? join(tmpdir(), "node-compile-cache");
 
-const optionsOf = (name: string) => ({
-  name,
+const optionsOf = (role: Role) => ({
+  name: role,
   resourceLimits: RESOURCE_LIMITS,
   env: { ...process.env, NODE_COMPILE_CACHE: COMPILE_CACHE },
 });
 
-export const startHypervisor = (): Part<HypervisorApi> =>
-  partOf(
-    new Worker(new URL("./hypervisor-worker.ts", import.meta.url), optionsOf("hypervisor")),
-    "hypervisor",
-    () => {},
-  );
+/** The literal form for each role, as bundlers need it. */
+function workerOf(role: Role): Worker {
+  switch (role) {
+    case "hypervisor":
+      return new Worker(new URL("./hypervisor-worker.ts", import.meta.url), optionsOf(role));
+    case "domain":
+      return new Worker(new URL("./domain-worker.ts", import.meta.url), optionsOf(role));
+    case "device":
+      return new Worker(new URL("./device-worker.ts", import.meta.url), optionsOf(role));
+  }
+}
 
-export const startDomain = (name: string, posted: (what: Posted) => void): Part<DomainApi> =>
-  partOf(new Worker(new URL("./domain-worker.ts", import.meta.url), optionsOf(name)), name, posted);
-
-export const startDevice = (name: string, posted: (what: Posted) => void): Part<DeviceApi> =>
-  partOf(new Worker(new URL("./device-worker.ts", import.meta.url), optionsOf(name)), name, posted);
-
-function partOf<Api>(worker: Worker, name: string, posted: (what: Posted) => void): Part<Api> {
+function hire(role: Role): Hand {
+  const waiting = idle[role].pop();
+  if (waiting !== undefined) {
+    waiting.worker.ref();
+    return waiting;
+  }
+  const worker = workerOf(role);
   let error: Error | undefined;
   worker.on("error", (thrown: unknown) => {
     error = thrown instanceof Error ? thrown : new Error(String(thrown));
   });
+  const hand: Hand = {
+    worker,
+    api: wrap<unknown>(endpointOf(worker)),
+    gone: new Promise<Error | undefined>((resolve) => {
+      worker.once("exit", () => {
+        idle[role] = idle[role].filter((one) => one !== hand);
+        resolve(error);
+      });
+    }),
+    posted: () => {},
+  };
   worker.on("message", (data: unknown) => {
-    if (isPosted(data)) posted(data);
+    if (isPosted(data)) hand.posted(data);
   });
-  const gone = new Promise<Error | undefined>((resolve) => {
-    worker.once("exit", () => resolve(error));
-  });
-  const death = gone.then((cause) => {
+  return hand;
+}
+
+export const startHypervisor = (): Part<HypervisorApi> =>
+  partOf("hypervisor", "hypervisor", () => {});
+
+export const startDomain = (name: string, posted: (what: Posted) => void): Part<DomainApi> =>
+  partOf("domain", name, posted);
+
+export const startDevice = (name: string, posted: (what: Posted) => void): Part<DeviceApi> =>
+  partOf("device", name, posted);
+
+function partOf<Api>(role: Role, name: string, posted: (what: Posted) => void): Part<Api> {
+  const hand = hire(role);
+  hand.posted = posted;
+  const death = hand.gone.then((cause) => {
     throw new WorkerDeath(
       cause === undefined ? `${name}: its worker has ended` : `${name}: ${cause.message}`,
       { cause },
@@ -72,11 +115,15 @@ function partOf<Api>(worker: Worker, name: string, posted: (what: Posted) => voi
   // A worker that ends while nobody calls it is nobody's unhandled rejection.
   death.catch(() => {});
   return {
-    api: wrap<Api>(endpointOf(worker)),
-    gone,
+    api: hand.api as Remote<Api>,
     alive: (call) => Promise.race([call, death]),
     terminate: async () => {
-      await worker.terminate();
+      await hand.worker.terminate();
+    },
+    recycle: () => {
+      hand.posted = () => {};
+      hand.worker.unref();
+      idle[role].push(hand);
     },
   };
 }

@@ -15,6 +15,7 @@ import {
   type Layout,
   LINE,
   lineOf,
+  MACHINE,
   SLOT_KIND_VCPU,
   SLOT_LIVE,
 } from "../shared/layout.ts";
@@ -89,9 +90,10 @@ export class Runner {
     }
   }
 
-  /** Waits while the domain is paused; false when the slot is not live any more. */
+  /** Waits while the domain is paused; false when the slot is not live any more, or the machine is over. */
   #mayGo(): boolean {
     const words = this.#words;
+    if (peek(words, MACHINE.STOP) !== 0) return false;
     while (this.#isVcpu && peek(words, this.#pause) > 0) {
       // Unpausing and destroying a domain both raise its event word after they have changed the state.
       const seen = load(words, this.#event);

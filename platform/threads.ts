@@ -10,7 +10,7 @@
  */
 import { XEN_DOMCTL_unpausedomain } from "../shared/abi/domctl.ts";
 import { assert, at, item } from "../shared/assert.ts";
-import { wakeHypervisor } from "../shared/channel.ts";
+import { raiseEvent, wakeHypervisor } from "../shared/channel.ts";
 import {
   DOM,
   DOMAIN_PRESENT,
@@ -315,7 +315,10 @@ export class ThreadedMachine {
     return domid;
   }
 
-  /** Ends every worker, whatever it is doing. May be called at any time and more than once. */
+  /**
+   * Ends the machine: no worker plays a part in it afterwards, whatever it was doing. May be called at any time and more
+   * than once.
+   */
   stop(): Promise<void> {
     this.#stopping ??= this.#stop();
     return this.#stopping;
@@ -325,7 +328,13 @@ export class ThreadedMachine {
     this.#options.signal?.removeEventListener("abort", this.#abort);
     store(this.words, MACHINE.STOP, 1);
     wakeHypervisor(this.words);
-    await Promise.all(this.#parts.map((part) => part.terminate()));
+    for (let slot = 0; slot < this.model.limits.slots; slot++) {
+      raiseEvent(this.words, this.layout, slot);
+    }
+    // After a clean end the workers are worth keeping; after any other nobody knows what they are in the middle of.
+    const isClean =
+      this.#isFinished && this.deaths.length === 0 && this.#options.signal?.aborted !== true;
+    await Promise.all(this.#parts.map((part) => (isClean ? part.retire() : part.terminate())));
     this.#hypervisorGone.reject(new Error("the machine is stopped"));
     this.#finished.resolve();
   }

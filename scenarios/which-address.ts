@@ -51,8 +51,8 @@ function variant(
   // Without an IOMMU dom0's extended region is host RAM that it does not own; with one it is an address hole.
   const dom0Region = iommu ? 0x2_0180_0000 : 0x1_0180_0000;
   return {
-    name: [...words, ...(note === "" ? [] : [note])].join("/"),
-    facts: { backend: backendKind, iommu, pages, busOffset, source },
+    name: [...words, ...(note === "" ? [] : [note.replaceAll(" ", "-")])].join("/"),
+    facts: { backend: backendKind, iommu, pages, busOffset, source, note },
     set: {
       "machine.iommu.mode": iommu ? "on" : "off",
       "devices.disk0.busOffset": busOffset,
@@ -65,15 +65,19 @@ function variant(
   };
 }
 
-const BOTH = [true, false] as const;
+/** The four headlines, in the order in which the question unfolds. */
+const HEADLINES: readonly (readonly [Backend, boolean])[] = [
+  ["dom0", false],
+  ["dom0", true],
+  ["driver", true],
+  ["driver", false],
+];
 
-const matrix: readonly VariantSpec[] = (["dom0", "driver"] as const).flatMap((backendKind) =>
-  BOTH.flatMap((iommu) =>
-    (["unpopulated", "ballooned"] as const).flatMap((pages) =>
-      [0, RPI4_OFFSET].flatMap((offset) =>
-        (["dma-layer", "page_to_phys"] as const).map((source) =>
-          variant(backendKind, iommu, pages, offset, source),
-        ),
+const matrix: readonly VariantSpec[] = HEADLINES.flatMap(([backendKind, iommu]) =>
+  (["unpopulated", "ballooned"] as const).flatMap((pages) =>
+    [0, RPI4_OFFSET].flatMap((offset) =>
+      (["dma-layer", "page_to_phys"] as const).map((source) =>
+        variant(backendKind, iommu, pages, offset, source),
       ),
     ),
   ),
@@ -92,7 +96,7 @@ const notRam = variant(
     "domains.victim.memory": "4MiB",
     "domains.dom0.extendedRegions": [],
   },
-  "not-ram",
+  "no RAM there",
 );
 
 /** The RPi4's window as it is: the first GiB only, and no frame of a DomU lies in it. */
@@ -108,7 +112,7 @@ const literalWindow = variant(
       dmaRanges: [{ dma: RPI4_OFFSET, cpu: 0, size: "1GiB" }],
     },
   },
-  "1GiB-window",
+  "1 GiB window",
 );
 
 const rowOf = (row: unknown): TransferRow => row as TransferRow;
@@ -120,8 +124,10 @@ const HEADINGS: Readonly<Record<string, string>> = {
   "driver/false": "driver domain, gfn != mfn, no IOMMU: nobody translates; an IOMMU is required",
 };
 
-const verdictText = ({ verdict, owner }: TransferRow): string =>
-  verdict === "wrong-frame" ? `wrong frame: ${owner}` : verdict.replace("-", " ");
+function verdictText({ verdict, owner, note }: TransferRow): string {
+  const text = verdict === "wrong-frame" ? `wrong frame: ${owner}` : verdict.replace("-", " ");
+  return note === "" ? text : `${text} (${note})`;
+}
 
 export default defineScenario<Kernel>({
   name: "which-address",

@@ -38,11 +38,16 @@ export class Channel {
   readonly #words: Words;
   readonly #base: number;
   readonly #slot: number;
+  /** The other side's index as last seen. It only grows: what it admits is true, what it denies is looked up. */
+  #seenConsumer: number;
+  #seenProducer: number;
 
   constructor(words: Words, layout: Layout, slot: number) {
     this.#words = words;
     this.#base = channelOf(layout, slot);
     this.#slot = slot;
+    this.#seenConsumer = Atomics.load(words, this.#base + CHANNEL.CONSUMER);
+    this.#seenProducer = Atomics.load(words, this.#base + CHANNEL.PRODUCER);
   }
 
   #record(index: number): number {
@@ -58,9 +63,10 @@ export class Channel {
 
   /** Client: room for one more request. */
   get hasRoom(): boolean {
-    const words = this.#words;
-    const used = (at(words, this.#base) - Atomics.load(words, this.#base + CHANNEL.CONSUMER)) | 0;
-    return used < CHANNEL_RECORDS;
+    const producer = at(this.#words, this.#base);
+    if ((producer - this.#seenConsumer) >>> 0 < CHANNEL_RECORDS) return true;
+    this.#seenConsumer = Atomics.load(this.#words, this.#base + CHANNEL.CONSUMER);
+    return (producer - this.#seenConsumer) >>> 0 < CHANNEL_RECORDS;
   }
 
   /** Client: publishes one record (RECORD_WORDS words, copied) and rings the doorbell. */
@@ -97,9 +103,9 @@ export class Channel {
 
   /** Server: copies the next request into `record`; false when there is none. */
   take(record: Int32Array): boolean {
+    if (!this.pending) return false;
     const words = this.#words;
     const taken = at(words, this.#base + CHANNEL.TAKEN);
-    if (Atomics.load(words, this.#base + CHANNEL.PRODUCER) === taken) return false;
     const from = this.#record(taken);
     for (let i = 0; i < RECORD_WORDS; i++) record[i] = words[from + i] ?? 0;
     words[this.#base + CHANNEL.TAKEN] = (taken + 1) | 0;
@@ -108,10 +114,10 @@ export class Channel {
 
   /** Server: whether a request waits. */
   get pending(): boolean {
-    const words = this.#words;
-    return (
-      Atomics.load(words, this.#base + CHANNEL.PRODUCER) !== at(words, this.#base + CHANNEL.TAKEN)
-    );
+    const taken = at(this.#words, this.#base + CHANNEL.TAKEN);
+    if (((this.#seenProducer - taken) | 0) > 0) return true;
+    this.#seenProducer = Atomics.load(this.#words, this.#base + CHANNEL.PRODUCER);
+    return this.#seenProducer !== taken;
   }
 
   /** Server: answers the oldest taken request, and wakes the client if it asked for that. */
@@ -129,5 +135,7 @@ export class Channel {
   /** Server: forgets every request, answered or not: the slot's worker has died. */
   reset(): void {
     this.#words.fill(0, this.#base, this.#base + CHANNEL.RECORDS);
+    this.#seenConsumer = 0;
+    this.#seenProducer = 0;
   }
 }

@@ -27,7 +27,6 @@ import { FrameIndex, type Mfn } from "./units.ts";
 /** Machine-wide words. */
 export const MACHINE = {
   TICK: 0, // [runner of the hypervisor] virtual or wall milliseconds
-  ASLEEP: 1, // [XEN] sets 1 before it sleeps; whoever exchanges it to 0 must notify
   STOP: 2, // [control] 1: the machine is over
   STEP: 3, // [XEN] records handled: the logical clock
   FREE_FRAMES: 4, // [XEN]
@@ -40,10 +39,12 @@ export const MACHINE = {
   FLUSHES: 11, // [XEN] flushes ever started
   DEAD_DOMAINS: 12, // [XEN] dead domains that something still refers to
   DOORBELL: 16, // [SLOT] sets, [XEN] takes: one bit a slot, `or` and `exchange` only
+  // On a line of its own: every client reads it at every record, and [XEN] rewrites the first line at every record.
+  ASLEEP: 32, // [XEN] sets 1 before it sleeps; whoever exchanges it to 0 must notify
 } as const;
 export const MACHINE_WORDS = 64;
 
-/** Control line of a slot: one 64-byte line. */
+/** Control line of a slot: one 64-byte line, and a second one for what the hypervisor rewrites at every record. */
 export const LINE = {
   ACCESS: 0, // [SLOT] add; [XEN] or FLUSH_WAITING. Bit 0 FLUSH_WAITING, bits above count entries and exits
   GENERATION: 1, // [XEN] add: translations older than this are stale
@@ -57,12 +58,12 @@ export const LINE = {
   INTERRUPTS: 9, // [XEN] or, [SLOT] exchange: pending interrupt lines of a vCPU
   INSIDE: 10, // [SLOT] frame index + 1 that the open access touches, 0: none
   INSIDE_GENERATION: 11, // [SLOT] generation under which the open access was translated
-  HYPERCALLS: 12, // [XEN] records handled for this slot
-  HELD: 13, // [XEN] live rows of its hold list
   FAULTS: 14, // [XEN] faults of a device
   ENDED: 15, // [runner] sets 1 once the actor cannot run any more, [XEN] 0 for a new one
+  HYPERCALLS: 16, // [XEN] records handled for this slot
+  HELD: 17, // [XEN] live rows of its hold list
 } as const;
-export const LINE_WORDS = 16;
+export const LINE_WORDS = 32;
 export const FLUSH_WAITING = 1;
 /** An access counter with this bit set is inside an access; entering and leaving both add it. */
 export const ACCESS_STEP = 2;
@@ -79,12 +80,12 @@ export const WALK_TABLE = 0;
 export const WALK_BARE = 1;
 export const WALK_BLOCKED = 2;
 
-/** Channel of a slot: index lines, then CHANNEL_RECORDS records. */
+/** Channel of a slot: a line each for what the client writes, what it waits for, and the rest; then the records. */
 export const CHANNEL = {
   PRODUCER: 0, // [SLOT] requests ever pushed
   REPLY_WANTED: 1, // [SLOT] wake me when CONSUMER reaches this
   CONSUMER: 16, // [XEN] requests ever answered
-  TAKEN: 17, // [XEN] requests ever copied out
+  TAKEN: 32, // [XEN] requests ever copied out; not on the line that the client polls
   RECORDS: 48,
 } as const;
 export const CHANNEL_WORDS = CHANNEL.RECORDS + CHANNEL_RECORDS * RECORD_WORDS;

@@ -65,6 +65,9 @@ export function plainPageOps(buffer: ArrayBufferLike): PageOps {
   };
 }
 
+/** Up to here a loop of bytes is faster than a view made for one copy: hypercall structures and their fields. */
+const LOOP_BYTES = 40;
+
 /** Machine memory: frames of 4 KiB, named by their index. The lifetime is that of the machine. */
 export class MachineMemory {
   readonly #words: Int32Array;
@@ -118,12 +121,17 @@ export class MachineMemory {
 
   /** Copies `length` bytes of a frame into `into` at `at`: racy by nature, guest page contents. */
   read(frame: FrameIndex, offset: number, into: Uint8Array, at: number, length: number): void {
+    const bytes = this.#bytes;
     const from = frame * PAGE_SIZE + offset;
-    into.set(this.#bytes.subarray(from, from + length), at);
+    if (length > LOOP_BYTES) into.set(bytes.subarray(from, from + length), at);
+    else for (let i = 0; i < length; i++) into[at + i] = bytes[from + i] ?? 0;
   }
   /** Copies `length` bytes of `from` at `at` into a frame. */
   write(frame: FrameIndex, offset: number, from: Uint8Array, at: number, length: number): void {
-    this.#bytes.set(from.subarray(at, at + length), frame * PAGE_SIZE + offset);
+    const bytes = this.#bytes;
+    const to = frame * PAGE_SIZE + offset;
+    if (length > LOOP_BYTES) bytes.set(from.subarray(at, at + length), to);
+    else for (let i = 0; i < length; i++) bytes[to + i] = from[at + i] ?? 0;
   }
   /** Copies between two frames (or inside one, as memmove). */
   copy(

@@ -22,6 +22,8 @@ export interface TransferRow {
   readonly pages: "unpopulated" | "ballooned";
   readonly busOffset: number;
   readonly source: "dma-layer" | "page_to_phys";
+  /** What is special about the board of this variant, or nothing. */
+  readonly note: string;
   /** First DMA address given to the disk; null when the kernel refused the mapping. */
   readonly address: number | null;
   readonly by: string | null;
@@ -53,7 +55,7 @@ const DOMAIN_NAMES = { dom0: "dom0", driver: "drv" } as const;
 export function judgeTransfer(state: FinalState): Judgement {
   const facts = state.facts as unknown as Pick<
     TransferRow,
-    "backend" | "iommu" | "pages" | "busOffset" | "source"
+    "backend" | "iommu" | "pages" | "busOffset" | "source" | "note"
   >;
   const backend = DOMAIN_NAMES[facts.backend];
   const granted = grantedFrames(state);
@@ -102,13 +104,15 @@ function frameOf(state: FinalState, domid: number, gfn: number): number {
   return found < 0 ? NOT_PRESENT : found >>> 3;
 }
 
-/** Machine frames that the frontend granted, in the order of its buffer. */
+/** Machine frames behind the buffer of the first round: the frontend's pages in order, as many as the bytes take. */
 function grantedFrames(state: FinalState): readonly number[] {
   const gfns = String(state.reported("guest", "gfns") ?? "");
+  const pages = Math.ceil(Number(state.parameters.bytes) / PAGE_SIZE);
   const domid = domidOf(state, "guest");
   return gfns
     .split(",")
     .filter((gfn) => gfn !== "")
+    .slice(0, pages)
     .map((gfn) => mfnAt(state.layout, frameOf(state, domid, Number(gfn))));
 }
 

@@ -102,8 +102,10 @@ export const hypercallTrap = (): HypercallTrap => ({
 
 /** Writes a 64-bit value (two's complement, at most 2^53 in magnitude) as a word pair. */
 export function setPair(words: Int32Array, index: number, value: number): void {
-  words[index] = value | 0;
-  words[index + 1] = Math.floor(value / 4294967296) | 0;
+  const low = value | 0;
+  words[index] = low;
+  // Most values are words: the upper half is then the sign.
+  words[index + 1] = low === value ? low >> 31 : Math.floor(value / 4294967296) | 0;
 }
 
 /** A pair decodes to a number; above 2^53 the precision that is lost no longer matters: TOO_BIG. */

@@ -8,6 +8,7 @@ import type { Waiting } from "../platform/worker-api.ts";
 import { DISK_STATUS_OK } from "../shared/abi/disk.ts";
 import { DOM, DOMAIN_PRESENT, domainOf, MACHINE } from "../shared/layout.ts";
 import { resolve } from "../shared/resolve.ts";
+import { traceCount } from "../shared/trace.ts";
 import { MACHINES, type MachineName, scenarioUrl } from "./platform/machines.ts";
 
 const FILE = fileURLToPath(new URL("../package-lock.json", import.meta.url));
@@ -100,6 +101,31 @@ describe("a machine on threads", () => {
       expect(await machine.audit()).toBe(0);
     },
   );
+
+  it("survives the kill of a frontend in the middle of a transfer, and serves the next one", async () => {
+    // The running executable is long enough for the kill to fall between its first byte and its last.
+    const machine = await boot("transfer", { diskPath: process.execPath });
+    const { words, layout } = machine;
+    const disk = words[layout.deviceSlot] ?? -1;
+    await until(() => traceCount(words, layout, disk) > 200);
+    expect(await machine.kill("guest")).toBe(0);
+    expect(await machine.audit()).toBe(0);
+    // Its frames come back once the backend has let go.
+    await until(() => !isPresent(machine, 1));
+    const free = words[MACHINE.FREE_FRAMES] ?? 0;
+    const bursts = traceCount(words, layout, disk);
+    expect(await machine.audit()).toBe(0);
+    expect(await machine.create(2)).toBeGreaterThan(1);
+    const reported = () => machine.reports.filter(({ domain }) => domain === "next");
+    await until(() => reported().some(({ key }) => key === "sha256"));
+    expect(traceCount(words, layout, disk)).toBe(bursts + 64);
+    const file = readFileSync(process.execPath).subarray(0, 256 * 1024);
+    const sha256 = createHash("sha256").update(file).digest("hex");
+    expect(reported()).toContainEqual({ domain: "next", key: "sha256", value: sha256 });
+    expect(words[MACHINE.FREE_FRAMES]).toBe(free - 2048);
+    expect(machine.deaths).toEqual([]);
+    expect(await machine.audit()).toBe(0);
+  });
 
   it("names the guest that stored to where nothing is, and destroys its domain", async () => {
     const machine = await boot("wild");

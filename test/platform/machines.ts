@@ -1,5 +1,7 @@
 // Small machines for tests on threads. A worker loads one by the URL that `scenarioUrl` makes for its name.
 import { openDisk, readDisk } from "../../domains/drivers/disk.ts";
+import { transferBack } from "../../domains/drivers/transfer-back.ts";
+import { transferFront } from "../../domains/drivers/transfer-front.ts";
 import { type Kernel, report, sleep, waitUntil } from "../../domains/kernel.ts";
 import { loadWord, readBytes, storeWord } from "../../domains/memory.ts";
 import { allocPage, pageToPhys } from "../../domains/pages.ts";
@@ -110,5 +112,34 @@ export const throwing = guestThat(function* () {
   throw new Error("out of ideas");
 });
 
-export const MACHINES = { hello, busy, asleep, wild, throwing };
+const takeFile = function* (kernel: Kernel): Program {
+  yield* transferFront(kernel, { backend: "dom0", bytes: 512 * 1024 ** 2, pages: 64 });
+};
+
+/** A backend in dom0 that serves two frontends, one after the other; the second one is created later. */
+export const transfer: Scenario<Kernel> = {
+  name: "transfer",
+  machine: { memory: "64MiB" },
+  devices: { disk: { kind: "disk" } },
+  domains: {
+    dom0: {
+      kind: "dom0",
+      memory: "16MiB",
+      *program(kernel) {
+        yield* transferBack(kernel, { source: "dma-layer", frontends: 2 });
+      },
+    },
+    guest: { kind: "domU", memory: "8MiB", program: takeFile },
+    next: {
+      kind: "domU",
+      memory: "8MiB",
+      atBoot: false,
+      *program(kernel) {
+        yield* transferFront(kernel, { backend: "dom0", bytes: 256 * 1024, pages: 64 });
+      },
+    },
+  },
+};
+
+export const MACHINES = { hello, busy, asleep, wild, throwing, transfer };
 export type MachineName = keyof typeof MACHINES;

@@ -1,0 +1,37 @@
+/**
+ * The one-thread engine: steps a second, and what a fresh machine costs against a run of it.
+ */
+import { type Row, rowOf, short } from "../rows.ts";
+import { startProbe } from "../workers.ts";
+import type { Bench } from "../yardsticks.ts";
+
+export async function exploreRows(bench: Bench): Promise<readonly Row[]> {
+  const mapping = await bench.measure("explore-grants", {}, "G");
+  const run = await startProbe("explore-hundred");
+  const fresh = await bench.measure("explore-fresh", {}, run);
+  await run.close();
+  return [
+    await bench.row(
+      { name: "explorer step: choose, resume, return (26)", yardstick: "G", target: { most: 4 } },
+      "explore-points",
+    ),
+    rowOf(
+      {
+        name: "explorer step, two domains that map and look",
+        yardstick: "G",
+        note: `${short(1e9 / mapping.measured.p50)} steps/s`,
+      },
+      mapping,
+    ),
+    rowOf(
+      {
+        name: "machine in one thread from nothing, to 100 steps (31)",
+        unit: "us",
+        scale: 1000,
+        yardstick: "run",
+        target: { most: 0.5 },
+      },
+      fresh,
+    ),
+  ];
+}
