@@ -8,6 +8,7 @@
  */
 import { ENODEV } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
+import { balloonThread } from "./balloon.ts";
 import { bootKernel } from "./boot.ts";
 import { bugOn } from "./bug.ts";
 import { runXenstored } from "./drivers/xenstored.ts";
@@ -23,6 +24,7 @@ import { connectStore, writeStoreNode } from "./xenbus.ts";
 export function* runDomain(cpu: Cpu, program: (kernel: Kernel) => Program): Program {
   const kernel = yield* bootKernel(cpu);
   spawnDaemon(kernel, "deferred grants", deferredGrantThread(kernel));
+  spawnDaemon(kernel, "balloon", balloonThread(kernel));
   spawn(kernel, "main", runMain(kernel, program));
   yield* runKernel(kernel);
 }

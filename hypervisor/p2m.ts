@@ -30,7 +30,7 @@ import {
 } from "../shared/pte.ts";
 import { EILSEQ, EINVAL, ENOENT, ENOMEM } from "../shared/status.ts";
 import { hypervisorRing, TRACE_P2M_CLEAR, TRACE_P2M_SET, trace } from "../shared/trace.ts";
-import { type DomId, FrameIndex, type Gfn, Gfn as gfnOfNumber } from "../shared/units.ts";
+import { type DomId, FrameIndex, type Gfn } from "../shared/units.ts";
 import { frameOwner, isRamFrame, isXenHeap, setXenHeapGfn } from "./frame-table.ts";
 import {
   addDomainField,
@@ -215,20 +215,20 @@ function splitBlock(xen: Xen, domid: DomId, table: number, slot: number, level: 
 
 /** Where an entry of `level` for `gfn` stands: table * 512 + slot; a negative errno when it cannot be reached. */
 function reach(xen: Xen, domid: DomId, gfn: number, level: number, create: boolean): number {
-  let at_ = rootLevel(xen.layout);
+  let here = rootLevel(xen.layout);
   const upper = upperBits(gfn);
-  let table = domainField(xen, domid, DOM.P2M_ROOT) + rootPageOf(upper, at_);
-  for (; ; at_++) {
-    const slot = levelSlot(gfn, upper, at_);
+  let table = domainField(xen, domid, DOM.P2M_ROOT) + rootPageOf(upper, here);
+  for (; ; here++) {
+    const slot = levelSlot(gfn, upper, here);
     const low = word(xen, table, slot);
-    if (at_ === level) return table * TABLE_ENTRIES + slot;
+    if (here === level) return table * TABLE_ENTRIES + slot;
     if (low === 0) {
       if (!create) return -ENOENT;
       const below = allocTable(xen, domid);
       if (below === NOT_PRESENT) return -ENOENT;
       const mfn = mfnAt(xen.layout, below);
       writeEntry(xen, domid, table, slot, tableWord(mfn), tableHigh(mfn));
-    } else if (!isTable(low, at_) && !splitBlock(xen, domid, table, slot, at_)) {
+    } else if (!isTable(low, here) && !splitBlock(xen, domid, table, slot, here)) {
       return -ENOMEM;
     }
     const link = word(xen, table, slot);
@@ -329,21 +329,6 @@ export function forgetXenHeapGfn(xen: Xen, domid: DomId, former: P2mEntry): void
   if (isXenHeap(xen, frame) && frameOwner(xen, frame) === domid) {
     setXenHeapGfn(xen, frame, NOT_PRESENT);
   }
-}
-
-/** Lowest mapped gfn at or after `from`, skipping empty tables; undefined when there is none. For teardown. */
-export function nextMappedGfn(xen: Xen, domid: DomId, from: number): Gfn | undefined {
-  const top = domainPair(xen, domid, DOM.P2M_MAX_GFN);
-  let gfn = from;
-  while (gfn <= top) {
-    const steps = walkSteps(xen, domid, gfn);
-    const last = steps.at(-1);
-    assert(last !== undefined, "a gfn below the highest mapped one has a walk");
-    if (last.word !== 0) return gfnOfNumber(gfn);
-    const span = levelFrames(last.level);
-    gfn = (Math.floor(gfn / span) + 1) * span;
-  }
-  return undefined;
 }
 
 /**

@@ -76,11 +76,5 @@ export const EvtchnPort = (n: number): EvtchnPort => n as EvtchnPort;
 export type SlotId = Unit<"slot">;
 export const SlotId = (n: number): SlotId => n as SlotId;
 
-/** The frame that holds machine address `maddr`. */
-export const mfnOf = (maddr: Maddr): Mfn => Mfn(Math.floor(maddr / 4096));
-/** First byte of a machine frame. */
-export const maddrOf = (mfn: Mfn): Maddr => Maddr(mfn * 4096);
 /** The guest frame that holds a guest physical address. */
 export const gfnOf = (gaddr: Gaddr): Gfn => Gfn(Math.floor(gaddr / 4096));
-/** First byte of a guest frame. */
-export const gaddrOf = (gfn: Gfn): Gaddr => Gaddr(gfn * 4096);
