@@ -15,12 +15,14 @@ export interface MachineOptions {
 
 /** The overrides of a run, in the order in which they are laid over each other. */
 export function settingsOf(options: MachineOptions): readonly Setting[] {
-  const short: readonly (readonly [string, string | undefined])[] = [
-    ["machine.iommu.mode", options.iommu],
-    ["parameters.disk", options.disk],
-    ["parameters.bytes", options.bytes],
+  const short: readonly (readonly [string, string, string | undefined])[] = [
+    ["--iommu", "machine.iommu.mode", options.iommu],
+    ["--disk", "parameters.disk", options.disk],
+    ["--bytes", "parameters.bytes", options.bytes],
   ];
-  const given = short.flatMap(([path, value]) => (value === undefined ? [] : [{ path, value }]));
+  const given = short.flatMap(([flag, path, value]) =>
+    value === undefined ? [] : [{ path, value, flag }],
+  );
   return [...(options.set ?? []), ...given];
 }
 

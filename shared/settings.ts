@@ -10,6 +10,8 @@ import { ScenarioError } from "./scenario.ts";
 export interface Setting {
   readonly path: string;
   readonly value: unknown;
+  /** The option that was short for it, as the person typed it. */
+  readonly flag?: string;
 }
 
 type Tree = Readonly<Record<string, unknown>>;

@@ -76,10 +76,11 @@ const isWithin = (path: string, outer: string): boolean =>
 
 /** Where the person wrote it: on the command line, or in the file. */
 function placed(loaded: LoadedScenario, error: ScenarioError, wish: Wish): LoadError {
-  const isSetting = wish.settings.some(
+  const setting = wish.settings.findLast(
     ({ path }) => isWithin(error.path, path) || isWithin(path, error.path),
   );
-  if (isSetting) return new LoadError(`--set ${error.message}`);
+  if (setting?.flag !== undefined) return new LoadError(`${setting.flag}: ${error.reason}`);
+  if (setting !== undefined) return new LoadError(`--set ${error.message}`);
   const at = loaded.position(error.path.split("."), false);
   const place = at === undefined ? loaded.file : `${loaded.file}:${at.line}:${at.column}`;
   return new LoadError(`${place} ${error.message}`);
