@@ -15,6 +15,7 @@ import {
 } from "../shared/layout.ts";
 import { NOT_PRESENT } from "../shared/limits.ts";
 import { rootPages } from "../shared/mmu.ts";
+import { isRam } from "../shared/pte.ts";
 import type { Census } from "./audit-census.ts";
 import {
   frameOwner,
@@ -169,8 +170,9 @@ export function domainReferences(xen: Xen, census: Census): string[] {
 export function xenHeapGfns(xen: Xen, census: Census): string[] {
   const findings: string[] = [];
   const mapped = new Map<number, number>();
-  for (const { domid, gfn, frame } of census.leaves) {
-    if (!isXenHeapOf(xen, frame, domid)) continue;
+  for (const { domid, gfn, frame, type } of census.leaves) {
+    // A domain may map its own page once more by a grant: only the RAM entry has a record.
+    if (!isRam(type) || !isXenHeapOf(xen, frame, domid)) continue;
     const recorded = xenHeapGfn(xen, frame);
     if (recorded !== gfn) {
       findings.push(
@@ -195,3 +197,18 @@ const isXenHeapOf = (xen: Xen, frame: number, domid: number): boolean =>
   frame < xen.layout.ramFrames &&
   isXenHeap(xen, frame) &&
   frameOwner(xen, frame) === domid;
+
+/** What domains have claimed adds up to what the heap keeps back, and no dying domain has a claim. */
+export function claims(xen: Xen, census: Census): string[] {
+  const findings: string[] = [];
+  let sum = 0;
+  for (const domid of census.domains) {
+    const claimed = domainField(xen, domid, DOM.OUTSTANDING_PAGES);
+    if (claimed < 0) findings.push(`domain ${domid} claims less than no pages`);
+    if (claimed > 0 && isDying(xen, domid)) findings.push(`domain ${domid} is dying with a claim`);
+    sum += claimed;
+  }
+  const kept = at(xen.words, MACHINE.OUTSTANDING_CLAIMS);
+  if (sum !== kept) findings.push(`the heap keeps ${kept} pages back, domains claim ${sum}`);
+  return findings;
+}

@@ -3,7 +3,8 @@
  *
  * The one translation that a faithful machine leaves behind without a right to it is the grant entry that an unmap
  * with an empty gfn forgot (recorded.md 12). Each such unmap is counted in EMPTY_UNMAPS, so as many entries without a
- * handle are a known finding, and one more is a fault of this hypervisor. The strict hypervisor has none.
+ * handle are a known finding, and one more is a fault of this hypervisor. The same goes for RAM entries whose page was
+ * given up through a grant of it to oneself (STRAY_RAM). The strict hypervisor has none.
  * Behaviour: hypervisor spec section 9 (2, 9, 11, 13, 18), stress spec section 4 (I-07 to I-12, I-22, I-35, I-37).
  */
 import { at } from "../shared/assert.ts";
@@ -17,7 +18,6 @@ import {
   SLOT_KIND_DEVICE,
   SLOT_KIND_VCPU,
   SLOT_LIVE,
-  WALK_BARE,
   WALK_BLOCKED,
   WALK_TABLE,
 } from "../shared/layout.ts";
@@ -48,23 +48,48 @@ const nameOf = ({ domid, gfn, type }: Leaf): string =>
 /** Every entry of a living domain names memory that the domain has a right to, of the kind the entry says. */
 export function p2mEntries(xen: Xen, census: Census): string[] {
   const findings: string[] = [];
-  const strays = new Map<number, string[]>();
+  const grants = new Map<number, string[]>();
+  const ram = new Map<number, string[]>();
   const granted = grantedKeys(xen, census);
   for (const leaf of census.leaves) {
     // A dying domain's pages go before its entries, when nobody can walk them any more.
     if (isDying(xen, leaf.domid)) continue;
     if (isGrant(leaf.type)) {
       if (!granted.has(grantKey(xen, leaf.domid, leaf.frame, leaf.type !== p2m_grant_map_rw))) {
-        strays.set(leaf.domid, [...(strays.get(leaf.domid) ?? []), grantText(xen, leaf)]);
+        grants.set(leaf.domid, [...(grants.get(leaf.domid) ?? []), grantText(xen, leaf)]);
       }
-      continue;
+    } else if (isRam(leaf.type) && isRamFrame(xen, leaf.frame)) {
+      const texts = judgeRam(xen, leaf);
+      if (texts.length > 0) ram.set(leaf.domid, [...(ram.get(leaf.domid) ?? []), ...texts]);
+    } else {
+      judgeEntry(xen, leaf, findings);
     }
-    judgeEntry(xen, leaf, findings);
   }
-  for (const [domid, texts] of strays) {
-    const forgiven =
-      xen.model.hypervisor === "faithful" ? domainField(xen, domid, DOM.EMPTY_UNMAPS) : 0;
-    findings.push(...texts.map((text, i) => (i < forgiven ? KNOWN_FINDING + text : text)));
+  findings.push(...forgive(xen, grants, DOM.EMPTY_UNMAPS), ...forgive(xen, ram, DOM.STRAY_RAM));
+  return findings;
+}
+
+/** As many entries of a domain as its column counts are known findings of the faithful machine. */
+function forgive(
+  xen: Xen,
+  strays: ReadonlyMap<number, readonly string[]>,
+  column: number,
+): readonly string[] {
+  return [...strays].flatMap(([domid, texts]) => {
+    const forgiven = xen.model.hypervisor === "faithful" ? domainField(xen, domid, column) : 0;
+    return texts.map((text, i) => (i < forgiven ? KNOWN_FINDING + text : text));
+  });
+}
+
+/** RAM is in use, and the domain's own. */
+function judgeRam(xen: Xen, leaf: Leaf): readonly string[] {
+  const findings: string[] = [];
+  for (let frame = leaf.frame; frame < leaf.frame + 2 ** leaf.order; frame++) {
+    const owner = frameOwner(xen, frame);
+    if (isIdle(xen, frame)) findings.push(`${nameOf(leaf)} leads to free frame ${frame}`);
+    else if (owner !== leaf.domid) {
+      findings.push(`${nameOf(leaf)} leads to frame ${frame} of domain ${owner}`);
+    }
   }
   return findings;
 }
@@ -94,14 +119,10 @@ function judgeEntry(xen: Xen, leaf: Leaf, findings: string[]): void {
     if (!own) findings.push(`${nameOf(leaf)} leads to a device that is not its domain's`);
     return;
   }
-  const ram = isRam(leaf.type);
   const end = leaf.frame + 2 ** leaf.order;
   for (let frame = leaf.frame; frame < end; frame++) {
-    const owner = frameOwner(xen, frame);
     if (isIdle(xen, frame)) findings.push(`${nameOf(leaf)} leads to free frame ${frame}`);
-    else if (ram && owner !== leaf.domid) {
-      findings.push(`${nameOf(leaf)} leads to frame ${frame} of domain ${owner}`);
-    } else if (owner === NOT_PRESENT && isForeign(leaf.type)) {
+    else if (frameOwner(xen, frame) === NOT_PRESENT && isForeign(leaf.type)) {
       findings.push(`${nameOf(leaf)} leads to frame ${frame} of nobody`);
     }
   }
@@ -162,9 +183,8 @@ export function openAccesses(xen: Xen, census: Census): string[] {
   const findings: string[] = [];
   for (let slot = 0; slot < xen.model.limits.slots; slot++) {
     const frame = lineField(xen, slot, LINE.INSIDE) - 1;
-    const mode = lineField(xen, slot, LINE.MODE);
     // Without an IOMMU nothing holds a device back: what it hits is what it hits.
-    if (frame < 0 || mode === WALK_BARE || !isRamFrame(xen, frame)) continue;
+    if (frame < 0 || isOnBareBus(xen, slot) || !isRamFrame(xen, frame)) continue;
     const domid = slotDomain(xen, slot);
     if (!mayTouch(xen, census, domid, frame)) {
       const whose = isIdle(xen, frame) ? "which is free" : `of domain ${frameOwner(xen, frame)}`;
@@ -172,6 +192,12 @@ export function openAccesses(xen: Xen, census: Census): string[] {
     }
   }
   return findings;
+}
+
+/** A device that has just lost its bus may still be inside the access that it began on it. */
+function isOnBareBus(xen: Xen, slot: number): boolean {
+  if (lineField(xen, slot, LINE.KIND) !== SLOT_KIND_DEVICE) return false;
+  return xen.model.devices[lineField(xen, slot, LINE.NUMBER)]?.behindIommu === false;
 }
 
 function mayTouch(xen: Xen, census: Census, domid: DomId, frame: number): boolean {

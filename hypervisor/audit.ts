@@ -10,6 +10,7 @@
 import { DOM } from "../shared/layout.ts";
 import { type Census, takeCensus } from "./audit-census.ts";
 import {
+  claims,
   domainReferences,
   frameCounts,
   frameOwners,
@@ -56,6 +57,7 @@ const INVARIANTS: Readonly<Record<string, Invariant>> = {
   xenHeap,
   xenHeapGfns,
   domainReferences,
+  claims,
   pins,
   grantees,
   granters,

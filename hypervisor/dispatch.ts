@@ -37,7 +37,7 @@ import { eventChannelNotBuilt, eventChannelOp } from "./event-channel.ts";
 import { grantTableNotBuilt, grantTableOp } from "./grant-table.ts";
 import { hvmOp } from "./hvm-op.ts";
 import { deviceFault, deviceRaise } from "./iommu-devices.ts";
-import { memoryOp, memoryOpNotBuilt } from "./memory-op.ts";
+import { memoryOp } from "./memory-op.ts";
 import { type Caller, lineField, type Preemptible, type Xen } from "./xen.ts";
 import { xenVersion } from "./xen-version.ts";
 
@@ -49,8 +49,6 @@ export function notBuilt(op: number, cmd: number): boolean {
   switch (op) {
     case HYPERVISOR_grant_table_op:
       return grantTableNotBuilt(cmd);
-    case HYPERVISOR_memory_op:
-      return memoryOpNotBuilt(cmd);
     case HYPERVISOR_event_channel_op:
       return eventChannelNotBuilt(cmd);
     case HYPERVISOR_domctl:

@@ -58,6 +58,7 @@ import {
 import { initGrantTable } from "./grant-table.ts";
 import { attachDevices } from "./iommu-devices.ts";
 import { initMaptrack } from "./maptrack.ts";
+import { claimsAllow } from "./memory-claim.ts";
 import { entryFrame, fillP2mPool, initP2m, p2mLookup, p2mSet } from "./p2m.ts";
 import {
   domainField,
@@ -229,7 +230,8 @@ function giveHeapMemory(xen: Xen, domid: DomId, model: DomainModel): number {
   for (let given = 0; given < model.memoryPages; ) {
     const gfn = model.ramGfn + given;
     const order = blocks && gfn % 512 === 0 && model.memoryPages - given >= 512 ? 9 : 0;
-    const first = allocHeapFrames(xen, order);
+    const allowed = claimsAllow(xen, domid, 2 ** order);
+    const first = allowed ? allocHeapFrames(xen, order) : NOT_PRESENT;
     if (first === NOT_PRESENT) {
       if (order === 0) return -ENOMEM;
       blocks = false;

@@ -28,6 +28,7 @@ import { DomId } from "../shared/units.ts";
 import { freeDomain, type Stage, slotsOf, tearDown } from "./domain-teardown.ts";
 import { sendGlobalVirq } from "./event-channel.ts";
 import { startFlushOf } from "./flush.ts";
+import { setClaim } from "./memory-claim.ts";
 import {
   addDomainField,
   domainField,
@@ -71,6 +72,7 @@ export function* killDomain(xen: Xen, slot: number, domid: DomId): Preemptible {
       domid,
       TRACE_DOMAIN_DYING,
     );
+    setClaim(xen, domid, 0);
     const orphans = orphansOf(xen, slot, domid);
     yield* tearDown(xen, slot, domid);
     finish(xen, domid);

@@ -35,7 +35,7 @@ import { releaseHolds } from "./hold-list.ts";
 import { identityForget, needIommuMapping } from "./iommu.ts";
 import { detachDevices } from "./iommu-devices.ts";
 import { setTrackFlags, trackDomid, trackFlags, trackRef } from "./maptrack.ts";
-import { clearP2mRoot, freeP2mRoot, freeP2mTables, p2mClear } from "./p2m.ts";
+import { clearP2mRoot, drainP2mPool, freeP2mRoot, freeP2mTables, p2mClear } from "./p2m.ts";
 import { scanP2m } from "./p2m-scan.ts";
 import {
   domainField,
@@ -186,6 +186,8 @@ export function freeDomain(xen: Xen, domid: DomId): void {
   setDomainField(xen, domid, DOM.GRANT_FRAMES, 0);
   const info = domainField(xen, domid, DOM.SHARED_INFO);
   if (info !== NOT_PRESENT) freeXenPage(xen, info);
+  // A pool that was filled again after the tables had gone.
+  while (drainP2mPool(xen, domid));
   if (domainField(xen, domid, DOM.P2M_ROOT) !== NOT_PRESENT) freeP2mRoot(xen, domid);
   setDomainField(xen, domid, DOM.STATE, DOMAIN_FREE);
 }

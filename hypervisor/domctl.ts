@@ -18,29 +18,35 @@ import {
   DOMINFO_SIZE,
   DOMINFO_TOT_PAGES,
   MAX_MEM_MAX_MEMKB,
+  PAGING_MEMPOOL_SIZE,
   XEN_DOMCTL_assign_device,
   XEN_DOMCTL_createdomain,
   XEN_DOMCTL_destroydomain,
+  XEN_DOMCTL_get_paging_mempool_size,
   XEN_DOMCTL_getdomaininfo,
   XEN_DOMCTL_max_mem,
   XEN_DOMCTL_pausedomain,
+  XEN_DOMCTL_set_paging_mempool_size,
   XEN_DOMCTL_unpausedomain,
   XEN_DOMINF_dying,
   XEN_DOMINF_paused,
   XEN_DOMINF_shutdown,
 } from "../shared/abi/domctl.ts";
 import { raiseEvent } from "../shared/channel.ts";
-import { CDF_creation_finished, DOM } from "../shared/layout.ts";
-import { PAUSES_MAX } from "../shared/limits.ts";
-import { EFAULT, EINVAL, ENOSYS, EOVERFLOW, EPERM, ESRCH } from "../shared/status.ts";
+import { CDF_creation_finished, CDF_hardware, DOM } from "../shared/layout.ts";
+import { BATCH_GAP, PAGE_SIZE, PAUSES_MAX } from "../shared/limits.ts";
+import { EFAULT, EINVAL, ENOMEM, ENOSYS, EOVERFLOW, EPERM, ESRCH } from "../shared/status.ts";
 import { DomId } from "../shared/units.ts";
 import { killDomain } from "./domain-death.ts";
 import { slotsOf } from "./domain-teardown.ts";
-import { copyArgs, copyToGuest } from "./guest-access.ts";
+import { copyArgs, copyFieldBack, copyToGuest } from "./guest-access.ts";
+import { drainP2mPool, fillP2mPool } from "./p2m.ts";
 import {
   type Caller,
   domainById,
   domainField,
+  GAP_PREEMPT,
+  hasFlag,
   isDying,
   isPresent,
   isPrivileged,
@@ -49,6 +55,8 @@ import {
   type Xen,
 } from "./xen.ts";
 
+/** max_mem's and the pool's arguments are the first 64 bits of the union, both. */
+const FIRST_ARGUMENT = MAX_MEM_MAX_MEMKB;
 const KIB_PER_PAGE = 4;
 /** More pages than any machine has; max_mem is cut to it. */
 const PAGES_MAX = 0x7fffffff;
@@ -60,6 +68,8 @@ const BUILT: ReadonlySet<number> = new Set([
   XEN_DOMCTL_unpausedomain,
   XEN_DOMCTL_getdomaininfo,
   XEN_DOMCTL_max_mem,
+  XEN_DOMCTL_get_paging_mempool_size,
+  XEN_DOMCTL_set_paging_mempool_size,
 ]);
 /** Commands that are known to Xen and named by the ABI of this machine, but not answered. */
 const NOT_BUILT: ReadonlySet<number> = new Set([XEN_DOMCTL_createdomain, XEN_DOMCTL_assign_device]);
@@ -76,10 +86,17 @@ export function domctlOp(xen: Xen, caller: Caller, arg: number): number | Preemp
   if (target === undefined && cmd !== XEN_DOMCTL_getdomaininfo) return -ESRCH;
   if (!isPrivileged(xen, caller)) return -EPERM;
   if (cmd === XEN_DOMCTL_getdomaininfo) return getDomainInfo(xen, caller, arg, domid);
-  return control(xen, caller, cmd, domid, xen.args.u64(MAX_MEM_MAX_MEMKB));
+  if (cmd === XEN_DOMCTL_get_paging_mempool_size && target !== undefined) {
+    xen.args.setU64(PAGING_MEMPOOL_SIZE, p2mPoolPages(xen, target) * PAGE_SIZE);
+    return copyFieldBack(xen, caller.domid, arg, PAGING_MEMPOOL_SIZE, 8) ? 0 : -EFAULT;
+  }
+  return control(xen, caller, cmd, domid, xen.args.u64(FIRST_ARGUMENT));
 }
 
-/** The toolstack's record: command, domain, and the command's argument (max_mem: KiB). */
+/**
+ * The toolstack's record: command, domain, and the command's argument (max_mem: KiB; table page pool: bytes). What a
+ * query answers is the return value.
+ */
 export function controlDomctl(
   xen: Xen,
   caller: Caller,
@@ -115,8 +132,38 @@ function control(
         Math.min(Math.floor(argument / KIB_PER_PAGE), PAGES_MAX),
       );
       return 0;
+    case XEN_DOMCTL_get_paging_mempool_size:
+      return p2mPoolPages(xen, target) * PAGE_SIZE;
+    case XEN_DOMCTL_set_paging_mempool_size:
+      return setPoolSize(xen, target, argument);
     default:
       return target === caller.domid ? -EINVAL : killDomain(xen, caller.slot, target);
+  }
+}
+
+/** Table pages of a domain that come from its pool, in use or not. The hardware domain's come from the heap. */
+const p2mPoolPages = (xen: Xen, domid: DomId): number =>
+  domainField(xen, domid, DOM.P2M_POOL_FREE) +
+  (hasFlag(xen, domid, CDF_hardware) ? 0 : domainField(xen, domid, DOM.P2M_PAGE_COUNT));
+
+/** The pool of table pages grows or shrinks to `size` bytes. */
+function setPoolSize(xen: Xen, domid: DomId, size: number): number | Preemptible {
+  const pages = size / PAGE_SIZE;
+  return Number.isInteger(pages) ? resizePool(xen, domid, pages) : -EINVAL;
+}
+
+/** -ENOMEM when the heap, or what the pool has free, is used up on the way; the pool stays as far as it got. */
+function* resizePool(xen: Xen, domid: DomId, pages: number): Preemptible {
+  const generation = domainField(xen, domid, DOM.GENERATION);
+  for (let done = 1; ; done++) {
+    const now = p2mPoolPages(xen, domid);
+    if (now === pages) return 0;
+    const moved = now < pages ? fillP2mPool(xen, domid, 1) === 1 : drainP2mPool(xen, domid);
+    if (!moved) return -ENOMEM;
+    if (done % BATCH_GAP !== 0) continue;
+    yield GAP_PREEMPT;
+    if (domainById(xen, domid) === undefined) return -ESRCH;
+    if (domainField(xen, domid, DOM.GENERATION) !== generation) return -ESRCH;
   }
 }
 
@@ -158,8 +205,8 @@ function getDomainInfo(xen: Xen, caller: Caller, arg: number, domid: number): nu
   args.setU32(DOMINFO_FLAGS, infoFlags(xen, target));
   args.setU64(DOMINFO_TOT_PAGES, domainField(xen, target, DOM.TOT_PAGES));
   args.setU64(DOMINFO_MAX_PAGES, domainField(xen, target, DOM.MAX_PAGES));
-  // Claims, page sharing and paging do not exist on this machine.
-  args.setU64(DOMINFO_OUTSTANDING_PAGES, 0);
+  args.setU64(DOMINFO_OUTSTANDING_PAGES, domainField(xen, target, DOM.OUTSTANDING_PAGES));
+  // Page sharing and paging do not exist on this machine.
   args.setU64(DOMINFO_SHR_PAGES, 0);
   args.setU64(DOMINFO_PAGED_PAGES, 0);
   return copyToGuest(xen, caller.domid, arg, args.bytes, 0, DOMINFO_DOMAIN + DOMINFO_SIZE)

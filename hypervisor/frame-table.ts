@@ -100,7 +100,16 @@ export function assignPages(xen: Xen, domid: DomId, first: number, count: number
   }
   if (total === 0) addDomainField(xen, domid, DOM.REFS, 1);
   addDomainField(xen, domid, DOM.TOT_PAGES, count);
+  useClaim(xen, domid, count);
   return 0;
+}
+
+/** Pages that a domain has been given use up as many of its claim. */
+function useClaim(xen: Xen, domid: DomId, count: number): void {
+  const used = Math.min(count, domainField(xen, domid, DOM.OUTSTANDING_PAGES));
+  if (used === 0) return;
+  addDomainField(xen, domid, DOM.OUTSTANDING_PAGES, -used);
+  xen.words[MACHINE.OUTSTANDING_CLAIMS] = at(xen.words, MACHINE.OUTSTANDING_CLAIMS) - used;
 }
 
 /** Shares a xen heap page with a domain: it owns it, and may map it at one gfn. A dying domain gets nothing. */

@@ -100,11 +100,13 @@ export function* mapGrantRefs(xen: Xen, caller: Caller, uop: number, count: numb
       xen.args.setU16(MAP_STATUS, GNTST_okay);
       xen.args.setU32(MAP_HANDLE, mapping.handle);
       xen.args.setU64(MAP_DEV_BUS_ADDR, mfnAt(xen.layout, mapping.frame) * PAGE_SIZE);
-      if (!copyToGuest(xen, caller.domid, element, xen.args.bytes, 0, MAP_SIZE)) return -EFAULT;
+      const told = copyToGuest(xen, caller.domid, element, xen.args.bytes, 0, MAP_SIZE);
+      // Also when nobody can be told: what was replaced is flushed and let go.
       if (flush) {
         if (startFlush(xen, caller.slot, caller.domid) > 0) yield GAP_FLUSH;
         releaseHolds(xen, caller.slot);
       }
+      if (!told) return -EFAULT;
       continue;
     }
     if (!copyToGuest(xen, caller.domid, element, xen.args.bytes, 0, MAP_SIZE)) return -EFAULT;
@@ -220,6 +222,7 @@ function commitMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
   if (caller.domid !== granter && needIommuMapping(xen, caller.domid)) {
     identity = identityMap(xen, caller.domid, frame, readonly);
     assert(identity >= 0, "a prepared identity entry can be set");
+    forgetXenHeapGfn(xen, caller.domid, identity);
     if (isForeign(entryType(identity))) holdPage(xen, caller.slot, entryFrame(identity));
   }
   publishHandle(xen, caller.domid, mapping.handle, granter, ref, mapping.flags & 0xffff);

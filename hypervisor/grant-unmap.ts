@@ -21,7 +21,7 @@ import {
 } from "../shared/abi/grant.ts";
 import { DOM } from "../shared/layout.ts";
 import { GNTTAB_UNMAP_BATCH_SIZE, PAGE_SIZE } from "../shared/limits.ts";
-import { isGrant, p2m_grant_map_ro, p2m_grant_map_rw } from "../shared/pte.ts";
+import { isForeign, p2m_grant_map_ro, p2m_grant_map_rw } from "../shared/pte.ts";
 import {
   EFAULT,
   GNTST_bad_handle,
@@ -35,10 +35,10 @@ import { activeFrame, grantEntries } from "./active-entry.ts";
 import { startFlush } from "./flush.ts";
 import { mayGrant } from "./grant-map.ts";
 import { copyArgs, copyToGuest } from "./guest-access.ts";
-import { holdUnmap, releaseHolds } from "./hold-list.ts";
+import { holdPage, holdUnmap, releaseHolds } from "./hold-list.ts";
 import { identityUnmap, needIommuMapping } from "./iommu.ts";
 import { putHandle, setTrackFlags, trackDomid, trackFlags, trackRef } from "./maptrack.ts";
-import { entryFrame, entryType, p2mLookup, p2mRemoveMapping } from "./p2m.ts";
+import { entryFrame, entryType, forgetXenHeapGfn, p2mLookup, p2mRemoveMapping } from "./p2m.ts";
 import {
   addDomainField,
   type Caller,
@@ -139,7 +139,7 @@ function unmapHalf(
   const readonly = (flags & GNTMAP_readonly) !== 0;
   const removed = removeHostMapping(
     xen,
-    mapper,
+    caller,
     Math.floor(hostAddress / PAGE_SIZE),
     frame,
     readonly,
@@ -160,23 +160,27 @@ function unmapHalf(
 
 /**
  * Removes the entry if the gfn holds exactly this frame. An empty gfn passes the check on the recorded Xen, so the
- * real entry stays behind (recorded.md 12); the strict hypervisor wants a grant entry with the frame there.
+ * real entry stays behind (recorded.md 12); the strict hypervisor wants this mapping's own entry there.
  */
 function removeHostMapping(
   xen: Xen,
-  mapper: DomId,
+  caller: Caller,
   gfn: number,
   frame: number,
   readonly: boolean,
 ): number {
+  const mapper = caller.domid;
+  const own = readonly ? p2m_grant_map_ro : p2m_grant_map_rw;
   if (xen.model.hypervisor === "strict") {
     const entry = p2mLookup(xen, mapper, gfn);
-    if (!isGrant(entryType(entry)) || entryFrame(entry) !== frame) return GNTST_general_error;
+    if (entryType(entry) !== own || entryFrame(entry) !== frame) return GNTST_general_error;
   }
   const former = p2mRemoveMapping(xen, mapper, gfn, frame);
   if (former < 0) return GNTST_general_error;
+  // The page may have stood there in another way: as the domain's own, or as a foreign page with its own reference.
+  forgetXenHeapGfn(xen, mapper, former);
+  if (isForeign(entryType(former))) holdPage(xen, caller.slot, frame);
   // What went was not this mapping's entry, so that one may still be somewhere: the audit must know.
-  const own = readonly ? p2m_grant_map_ro : p2m_grant_map_rw;
   if (entryType(former) !== own) addDomainField(xen, mapper, DOM.EMPTY_UNMAPS, 1);
   return GNTST_okay;
 }

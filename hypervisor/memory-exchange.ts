@@ -33,13 +33,14 @@ function refuse(xen: Xen, caller: Caller): number {
   const inExtents = args.u64(RESERVATION_NR_EXTENTS);
   const outExtents = args.u64(EXCHANGE_OUT + RESERVATION_NR_EXTENTS);
   const done = args.u64(EXCHANGE_NR_EXCHANGED);
+  const progress = compareFields(xen, EXCHANGE_NR_EXCHANGED, RESERVATION_NR_EXTENTS);
   const dom = args.u16(RESERVATION_DOMID);
   const highest = maxOrder(xen, caller);
   if (inOrder > highest || outOrder > highest) return -EPERM;
-  if (done > inExtents) return -EINVAL;
+  if (progress > 0) return -EINVAL;
   if (dom !== args.u16(EXCHANGE_OUT + RESERVATION_DOMID)) return -EINVAL;
   if (inExtents * 2 ** inOrder !== outExtents * 2 ** outOrder) return -EINVAL;
-  if (done === inExtents) return 0;
+  if (progress === 0) return 0;
   const domid = domainByAnyId(xen, caller, dom);
   if (domid === undefined) return -ESRCH;
   if (!mayTarget(xen, caller, domid)) return -EPERM;
@@ -52,3 +53,7 @@ function refuse(xen: Xen, caller: Caller): number {
   if (entry === P2M_NOTHING || !isRamFrame(xen, entryFrame(entry))) return -EINVAL;
   return -EOPNOTSUPP;
 }
+
+/** The difference of two 64-bit fields, by sign: exact also above 2^53, where numbers no longer tell them apart. */
+const compareFields = (xen: Xen, one: number, other: number): number =>
+  xen.args.u32(one + 4) - xen.args.u32(other + 4) || xen.args.u32(one) - xen.args.u32(other);

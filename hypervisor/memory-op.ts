@@ -8,6 +8,12 @@
 import {
   MEMOP_CMD_MASK,
   MEMORY_DOMAIN_SIZE,
+  RDM_MAP_FLAGS,
+  RDM_MAP_NR_ENTRIES,
+  RDM_MAP_SIZE,
+  VNUMA_INFO_DOMID,
+  VNUMA_INFO_PAD,
+  VNUMA_INFO_SIZE,
   XENMEM_acquire_resource,
   XENMEM_add_to_physmap,
   XENMEM_add_to_physmap_batch,
@@ -23,15 +29,18 @@ import {
   XENMEM_maximum_ram_page,
   XENMEM_maximum_reservation,
   XENMEM_populate_physmap,
+  XENMEM_RDM_ALL,
   XENMEM_remove_from_physmap,
   XENMEM_reserved_device_memory_map,
 } from "../shared/abi/memory.ts";
 import { DOM } from "../shared/layout.ts";
-import { EFAULT, EINVAL, ENOSYS, EPERM, ESRCH } from "../shared/status.ts";
-import { copyArgs } from "./guest-access.ts";
+import { EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH } from "../shared/status.ts";
+import { copyArgs, copyToGuest } from "./guest-access.ts";
+import { claimPages } from "./memory-claim.ts";
 import { exchange } from "./memory-exchange.ts";
-import { addToPhysmap, removeFromPhysmap } from "./memory-physmap.ts";
+import { addToPhysmap, addToPhysmapBatch, removeFromPhysmap } from "./memory-physmap.ts";
 import { adjustReservation, maxPage } from "./memory-reservation.ts";
+import { acquireResource } from "./memory-resource.ts";
 import {
   type Caller,
   domainByAnyId,
@@ -43,17 +52,6 @@ import {
 } from "./xen.ts";
 
 const OPERATIONS = MEMOP_CMD_MASK + 1;
-
-/** Operations that arm64 Xen knows and this hypervisor does not answer yet. */
-const NOT_BUILT: readonly number[] = [
-  XENMEM_add_to_physmap_batch,
-  XENMEM_claim_pages,
-  XENMEM_get_vnumainfo,
-  XENMEM_reserved_device_memory_map,
-  XENMEM_acquire_resource,
-];
-
-export const memoryOpNotBuilt = (cmd: number): boolean => NOT_BUILT.includes(cmd % OPERATIONS);
 
 /** memory_op(cmd, arg). */
 export function memoryOp(xen: Xen, caller: Caller, cmd: number, arg: number): number | Preemptible {
@@ -74,6 +72,16 @@ export function memoryOp(xen: Xen, caller: Caller, cmd: number, arg: number): nu
       return query(xen, caller, op, start, arg);
     case XENMEM_add_to_physmap:
       return addToPhysmap(xen, caller, start, arg);
+    case XENMEM_add_to_physmap_batch:
+      return addToPhysmapBatch(xen, caller, start, arg);
+    case XENMEM_claim_pages:
+      return claimPages(xen, caller, start, arg);
+    case XENMEM_acquire_resource:
+      return acquireResource(xen, caller, start, arg);
+    case XENMEM_get_vnumainfo:
+      return vnumaInfo(xen, caller, start, arg);
+    case XENMEM_reserved_device_memory_map:
+      return reservedDeviceMemory(xen, caller, start, arg);
     case XENMEM_remove_from_physmap:
       return removeFromPhysmap(xen, caller, start, arg);
     case XENMEM_get_sharing_freed_pages:
@@ -95,4 +103,24 @@ function query(xen: Xen, caller: Caller, op: number, start: number, arg: number)
   if (op === XENMEM_maximum_reservation) return domainField(xen, domid, DOM.MAX_PAGES);
   // A table that never held anything has no highest gfn: Xen's field starts at 0.
   return Math.max(0, domainPair(xen, domid, DOM.P2M_MAX_GFN));
+}
+
+/** No domain of this machine has virtual NUMA nodes. */
+function vnumaInfo(xen: Xen, caller: Caller, start: number, arg: number): number {
+  if (start !== 0) return -EINVAL;
+  if (!copyArgs(xen, caller.domid, arg, VNUMA_INFO_SIZE)) return -EFAULT;
+  if (xen.args.u16(VNUMA_INFO_PAD) !== 0) return -EINVAL;
+  const domid = domainByAnyId(xen, caller, xen.args.u16(VNUMA_INFO_DOMID));
+  if (domid === undefined) return -ESRCH;
+  return mayTarget(xen, caller, domid) ? -EOPNOTSUPP : -EPERM;
+}
+
+/** Memory that firmware keeps for devices: the IOMMU of an arm64 machine reports none. */
+function reservedDeviceMemory(xen: Xen, caller: Caller, start: number, arg: number): number {
+  const { args } = xen;
+  if (start !== 0) return -EINVAL;
+  if (!copyArgs(xen, caller.domid, arg, RDM_MAP_SIZE)) return -EFAULT;
+  if ((args.u32(RDM_MAP_FLAGS) & ~XENMEM_RDM_ALL) !== 0) return -EINVAL;
+  args.setU32(RDM_MAP_NR_ENTRIES, 0);
+  return copyToGuest(xen, caller.domid, arg, args.bytes, 0, RDM_MAP_SIZE) ? 0 : -EFAULT;
 }

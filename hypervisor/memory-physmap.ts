@@ -1,11 +1,9 @@
 /**
- * add_to_physmap and remove_from_physmap: special pages find their place in a domain's address space.
+ * add_to_physmap, its batch, and remove_from_physmap: pages find their place in a domain's address space, and leave it.
  *
- * Rules: a xen heap page (grant frame, shared info) is mapped at one gfn at most and must be removed before it can
- * go elsewhere. What stood at the gfn is replaced without a word: RAM stays owned, a foreign page loses the entry's
- * reference after the flush. Arm64 cannot move pages.
- * Behaviour: xen/common/memory.c, xatp_permission_check(), xenmem_add_to_physmap();
- * xen/arch/arm/mm.c, xenmem_add_to_physmap_one(); xen/common/grant_table.c, gnttab_map_frame().
+ * Rules: what an entry may be is physmap-place.ts's business; here are the checks around it and the flush after it.
+ * Arm64 cannot move pages. A batch answers 0 whatever its elements answer; each has a word of its own.
+ * Behaviour: xen/common/memory.c, xatp_permission_check(), xenmem_add_to_physmap(), xenmem_add_to_physmap_batch().
  */
 import {
   ADD_TO_PHYSMAP_DOMID,
@@ -14,62 +12,53 @@ import {
   ADD_TO_PHYSMAP_LENGTH,
   ADD_TO_PHYSMAP_SIZE,
   ADD_TO_PHYSMAP_SPACE,
+  PHYSMAP_BATCH_COUNT,
+  PHYSMAP_BATCH_DOMID,
+  PHYSMAP_BATCH_ERRS,
+  PHYSMAP_BATCH_EXTRA,
+  PHYSMAP_BATCH_GPFNS,
+  PHYSMAP_BATCH_IDXS,
+  PHYSMAP_BATCH_SIZE,
+  PHYSMAP_BATCH_SPACE,
   REMOVE_FROM_PHYSMAP_DOMID,
   REMOVE_FROM_PHYSMAP_GPFN,
   REMOVE_FROM_PHYSMAP_SIZE,
   XENMAPSPACE_dev_mmio,
   XENMAPSPACE_gmfn_foreign,
   XENMAPSPACE_gmfn_range,
-  XENMAPSPACE_grant_table,
-  XENMAPSPACE_shared_info,
 } from "../shared/abi/memory.ts";
-import { item } from "../shared/assert.ts";
-import { CDF_hardware, DOM, indexOf } from "../shared/layout.ts";
-import { NOT_PRESENT } from "../shared/limits.ts";
-import { isAnyRam, isForeign, isRam, p2m_mmio_direct_c, p2m_ram_rw } from "../shared/pte.ts";
+import { CDF_hardware, DOM } from "../shared/layout.ts";
+import { BATCH_GAP, NOT_PRESENT } from "../shared/limits.ts";
+import { isAnyRam, isForeign } from "../shared/pte.ts";
 import {
   EACCES,
-  EBUSY,
   EDOM,
   EFAULT,
   EILSEQ,
   EINVAL,
   ENOENT,
   ENOSYS,
+  EOPNOTSUPP,
   EOVERFLOW,
   EPERM,
   ESRCH,
 } from "../shared/status.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
-import { grantFrame } from "./active-entry.ts";
+import type { ArgumentBuffer } from "./argument-buffer.ts";
 import { startFlush } from "./flush.ts";
-import {
-  frameOwner,
-  getPage,
-  isRamFrame,
-  putPage,
-  setXenHeapGfn,
-  xenHeapGfn,
-} from "./frame-table.ts";
-import { growGrantTable } from "./grant-table.ts";
-import { copyArgs } from "./guest-access.ts";
-import { holdPage, releaseHolds } from "./hold-list.ts";
-import {
-  entryFrame,
-  entryType,
-  forgetXenHeapGfn,
-  needsFlush,
-  type P2mEntry,
-  p2mLookup,
-  p2mRemoveMapping,
-  p2mSet,
-} from "./p2m.ts";
+import { frameOwner, getPage, isRamFrame, putPage } from "./frame-table.ts";
+import { copyArgs, copyListEntry, copyToGuest } from "./guest-access.ts";
+import { releaseHolds } from "./hold-list.ts";
+import { entryFrame, entryType, p2mLookup, p2mRemoveMapping } from "./p2m.ts";
+import { PLACED_FLUSH, type Placed, placedOver, placeOne, releaseFormer } from "./physmap-place.ts";
 import {
   type Caller,
   domainByAnyId,
   domainField,
   GAP_FLUSH,
+  GAP_PREEMPT,
   hasFlag,
+  isPresent,
   mayTarget,
   type Preemptible,
   type Xen,
@@ -78,28 +67,10 @@ import {
 /** Largest start that fits the 16-bit size of the structure. */
 const START_MAX = 0xffff;
 
-/**
- * Lets go of what a replaced or removed entry stood for: a foreign page's reference goes to the hold list, a xen
- * heap page forgets its gfn. An entry that names the same frame as before releases nothing. True: a flush is due.
- */
-export function releaseFormer(
-  xen: Xen,
-  slot: number,
-  domid: DomId,
-  former: P2mEntry,
-  now: number,
-): boolean {
-  const type = entryType(former);
-  if (entryFrame(former) !== now) {
-    if (isForeign(type)) holdPage(xen, slot, entryFrame(former));
-    else if (isRam(type)) forgetXenHeapGfn(xen, domid, former);
-  }
-  return needsFlush(former);
-}
-
 /** Ends a call that may have taken a translation away: with a gap only if somebody may still be using it. */
-function settled(xen: Xen, slot: number, domid: DomId, flush: boolean): number | Preemptible {
-  if (flush && startFlush(xen, slot, domid) > 0) return afterFlush(xen, slot);
+function settled(xen: Xen, slot: number, domid: DomId, placed: Placed): number | Preemptible {
+  if (placed < 0) return placed;
+  if (placed === PLACED_FLUSH && startFlush(xen, slot, domid) > 0) return afterFlush(xen, slot);
   releaseHolds(xen, slot);
   return 0;
 }
@@ -111,8 +82,8 @@ function* afterFlush(xen: Xen, slot: number): Preemptible {
 }
 
 /** A gfn field of all ones is INVALID_GFN; anything else that is too large fails when the entry is set. */
-const isInvalidGfn = (xen: Xen, offset: number): boolean =>
-  xen.args.u32(offset) === 0xffffffff && xen.args.u32(offset + 4) === 0xffffffff;
+const isInvalidGfn = (args: ArgumentBuffer, offset: number): boolean =>
+  args.u32(offset) === 0xffffffff && args.u32(offset + 4) === 0xffffffff;
 
 export function addToPhysmap(
   xen: Xen,
@@ -130,9 +101,17 @@ export function addToPhysmap(
   if (domid === undefined) return -ESRCH;
   const denied = physmapDenied(xen, caller, domid, space);
   if (denied !== 0) return denied;
-  if (isInvalidGfn(xen, ADD_TO_PHYSMAP_GPFN)) return -EINVAL;
+  if (isInvalidGfn(xen.args, ADD_TO_PHYSMAP_GPFN)) return -EINVAL;
   if (space === XENMAPSPACE_gmfn_range) return addRange(xen, start);
-  return addOne(xen, caller, domid, space, args.u64(ADD_TO_PHYSMAP_GPFN));
+  const placed = placeOne(xen, caller, {
+    domid,
+    space,
+    idx: args.u64(ADD_TO_PHYSMAP_IDX),
+    idxLow: args.u32(ADD_TO_PHYSMAP_IDX),
+    gfn: args.u64(ADD_TO_PHYSMAP_GPFN),
+    foreign: 0,
+  });
+  return settled(xen, caller.slot, domid, placed);
 }
 
 /** Device pages are for the hardware domain itself; everything else is the usual question of rights. */
@@ -157,77 +136,90 @@ function addRange(xen: Xen, start: number): number {
 const wraps = (xen: Xen, offset: number, size: number): boolean =>
   xen.args.u32(offset + 4) === 0xffffffff && xen.args.u32(offset) + size > 0xffffffff;
 
-function addOne(
+/** A batch that has passed its checks; copied, because the scratch structure is not ours across gaps. */
+interface Batch {
+  readonly domid: DomId;
+  /** Tells the row of the domain from that of a later one with the same id. */
+  readonly generation: number;
+  readonly space: number;
+  readonly start: number;
+  readonly count: number;
+  readonly foreign: number;
+  readonly idxs: number;
+  readonly gpfns: number;
+  readonly errs: number;
+}
+
+/** Adds many pages of one space. -EINVAL at an all-ones gfn and -EFAULT end the call; nothing else does. */
+export function addToPhysmapBatch(
   xen: Xen,
   caller: Caller,
-  domid: DomId,
-  space: number,
-  gfn: number,
+  start: number,
+  arg: number,
 ): number | Preemptible {
   const { args } = xen;
-  switch (space) {
-    case XENMAPSPACE_grant_table: {
-      // The index is cut to 32 bits on its way. Version 1 has no status frames, so bit 31 is part of it.
-      const frame = grantFrameFor(xen, domid, args.u32(ADD_TO_PHYSMAP_IDX));
-      if (frame < 0) return frame;
-      if (!getPage(xen, frame, domid)) return -EBUSY;
-      const ret = placeXenPage(xen, caller, domid, frame, gfn);
-      putPage(xen, frame);
-      return ret;
+  if (start > START_MAX) return -EDOM;
+  if (!copyArgs(xen, caller.domid, arg, PHYSMAP_BATCH_SIZE)) return -EFAULT;
+  const space = args.u16(PHYSMAP_BATCH_SPACE);
+  if (space === XENMAPSPACE_gmfn_range) return -EOPNOTSUPP;
+  const domid = domainByAnyId(xen, caller, args.u16(PHYSMAP_BATCH_DOMID));
+  if (domid === undefined) return -ESRCH;
+  const denied = physmapDenied(xen, caller, domid, space);
+  if (denied !== 0) return denied;
+  const count = args.u16(PHYSMAP_BATCH_COUNT);
+  if (count < start) return -EILSEQ;
+  // Nothing left is an answer for a fresh call only: a continuation always has something left.
+  if (count === start) return start === 0 ? 0 : -EILSEQ;
+  const foreign = args.u16(PHYSMAP_BATCH_EXTRA);
+  if (space === XENMAPSPACE_dev_mmio && foreign !== 0) return -EOPNOTSUPP;
+  return addBatch(xen, caller, {
+    domid,
+    generation: domainField(xen, domid, DOM.GENERATION),
+    space,
+    start,
+    count,
+    foreign,
+    idxs: args.u64(PHYSMAP_BATCH_IDXS),
+    gpfns: args.u64(PHYSMAP_BATCH_GPFNS),
+    errs: args.u64(PHYSMAP_BATCH_ERRS),
+  });
+}
+
+function* addBatch(xen: Xen, caller: Caller, batch: Batch): Preemptible {
+  for (let i = batch.start; i < batch.count; i++) {
+    if (i > batch.start && (i - batch.start) % BATCH_GAP === 0) yield GAP_PREEMPT;
+    if (!isStillThere(xen, batch)) return -ESRCH;
+    const placed = placeElement(xen, caller, batch, i);
+    if (placed === undefined) return -EFAULT;
+    if (placed === BAD_GFN) return -EINVAL;
+    if (placed === PLACED_FLUSH && startFlush(xen, caller.slot, batch.domid) > 0) yield GAP_FLUSH;
+    releaseHolds(xen, caller.slot);
+    xen.listEntry.setU32(0, Math.min(placed, 0));
+    if (!copyToGuest(xen, caller.domid, batch.errs + 4 * i, xen.listEntry.bytes, 0, 4)) {
+      return -EFAULT;
     }
-    case XENMAPSPACE_shared_info: {
-      if (args.u64(ADD_TO_PHYSMAP_IDX) !== 0) return -EINVAL;
-      const frame = domainField(xen, domid, DOM.SHARED_INFO);
-      return placeXenPage(xen, caller, domid, frame, gfn);
-    }
-    case XENMAPSPACE_dev_mmio:
-      return placeDevicePage(xen, caller, domid, args.u64(ADD_TO_PHYSMAP_IDX), gfn);
-    default:
-      return -ENOSYS;
   }
+  return 0;
 }
 
-/** Grant frame `index`, growing the table to reach it; -EINVAL when it cannot. */
-function grantFrameFor(xen: Xen, domid: DomId, index: number): number {
-  if (index >= domainField(xen, domid, DOM.MAX_GRANT_FRAMES)) return -EINVAL;
-  if (index >= domainField(xen, domid, DOM.GRANT_FRAMES)) {
-    if (growGrantTable(xen, domid, index + 1) !== 0) return -EINVAL;
-  }
-  return grantFrame(xen, domid, index);
+/** The element names no gfn: the whole call ends there, without a word in its list. */
+const BAD_GFN = 2;
+
+/** Copies and carries out one element; undefined: a fault. */
+function placeElement(xen: Xen, caller: Caller, batch: Batch, i: number): Placed | undefined {
+  const idx = copyListEntry(xen, caller.domid, batch.idxs, i);
+  const idxLow = xen.listEntry.u32(0);
+  if (idx === undefined) return undefined;
+  const gfn = copyListEntry(xen, caller.domid, batch.gpfns, i);
+  if (gfn === undefined) return undefined;
+  if (isInvalidGfn(xen.listEntry, 0)) return BAD_GFN;
+  const { domid, space, foreign } = batch;
+  return placeOne(xen, caller, { domid, space, idx, idxLow, gfn, foreign });
 }
 
-/** Maps a xen heap page at `gfn`, unless it is mapped somewhere already (-EBUSY). */
-function placeXenPage(
-  xen: Xen,
-  caller: Caller,
-  domid: DomId,
-  frame: number,
-  gfn: number,
-): number | Preemptible {
-  if (xenHeapGfn(xen, frame) !== NOT_PRESENT) return -EBUSY;
-  const former = p2mSet(xen, domid, gfn, frame, p2m_ram_rw);
-  if (former < 0) return former;
-  const flush = releaseFormer(xen, caller.slot, domid, former, frame);
-  setXenHeapGfn(xen, frame, gfn);
-  return settled(xen, caller.slot, domid, flush);
-}
-
-/** Maps a register page that the domain owns; for any other frame the answer is 0 too, and nothing is mapped. */
-function placeDevicePage(
-  xen: Xen,
-  caller: Caller,
-  domid: DomId,
-  mfn: number,
-  gfn: number,
-): number | Preemptible {
-  const frame = indexOf(xen.layout, xen.words, mfn);
-  const device = xen.model.devices[frame - xen.layout.ramFrames];
-  const { name } = item(xen.model.domains, domainField(xen, domid, DOM.MODEL));
-  if (device?.owner !== name) return 0;
-  const former = p2mSet(xen, domid, gfn, frame, p2m_mmio_direct_c);
-  if (former < 0) return former;
-  return settled(xen, caller.slot, domid, releaseFormer(xen, caller.slot, domid, former, frame));
-}
+/** Whether the domain of the batch is still the one that was checked: a gap lets it go. */
+const isStillThere = (xen: Xen, { domid, generation }: Batch): boolean =>
+  isPresent(xen, domid) && domainField(xen, domid, DOM.GENERATION) === generation;
 
 export function removeFromPhysmap(
   xen: Xen,
@@ -248,7 +240,7 @@ export function removeFromPhysmap(
   if (former < 0) return former;
   // A page removed this way stays owned: only the entry's own reference, that of a foreign page, goes.
   const flush = releaseFormer(xen, caller.slot, domid, former, NOT_PRESENT);
-  return settled(xen, caller.slot, domid, flush);
+  return settled(xen, caller.slot, domid, placedOver(flush));
 }
 
 /**

@@ -43,7 +43,7 @@ import {
   PAGE_SIZE,
 } from "../shared/limits.ts";
 import type { Range } from "../shared/machine.ts";
-import { p2m_ram_rw } from "../shared/pte.ts";
+import { isGrant, p2m_ram_rw } from "../shared/pte.ts";
 import { EINVAL, ENXIO } from "../shared/status.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
 import { startFlush } from "./flush.ts";
@@ -61,9 +61,10 @@ import {
 } from "./frame-table.ts";
 import { copyArgs, copyListEntry } from "./guest-access.ts";
 import { holdPage, releaseHolds } from "./hold-list.ts";
-import { releaseFormer } from "./memory-physmap.ts";
+import { claimsAllow } from "./memory-claim.ts";
 import {
   entryFrame,
+  entryType,
   forgetXenHeapGfn,
   P2M_NOTHING,
   p2mLookup,
@@ -71,7 +72,9 @@ import {
   p2mSet,
   walkSteps,
 } from "./p2m.ts";
+import { releaseFormer } from "./physmap-place.ts";
 import {
+  addDomainField,
   type Caller,
   domainByAnyId,
   domainField,
@@ -186,6 +189,7 @@ const gapBefore = (reservation: Reservation, i: number): boolean =>
 /** Pages for a domain, with their owner; NOT_PRESENT: no memory, or none that the domain may have. */
 function allocatePages(xen: Xen, reservation: Reservation): FrameIndex {
   const { domid, order, below } = reservation;
+  if (!claimsAllow(xen, domid, 2 ** order)) return FrameIndex(NOT_PRESENT);
   const frame =
     below === maxPage(xen) ? allocHeapFrames(xen, order) : allocBelow(xen, order, below);
   if (frame === NOT_PRESENT) return frame;
@@ -355,17 +359,23 @@ function* removePages(
  * Takes one page out of a domain. A reference is held in the hold list until the flush; the allocation reference
  * goes at once, except in a direct-mapped domain, which keeps the page. Returns 0, or a negative errno: -EINVAL no
  * RAM there, -ENXIO a page of somebody else (grant or foreign mapping), -ENOMEM no page to split a block.
+ *
+ * A grant of the domain's own page passes on the recorded Xen, and the page's RAM entry then outlives it: counted for the
+ * audit. The strict hypervisor takes a grant entry away by an unmap only.
  */
 function guestRemovePage(xen: Xen, slot: number, domid: DomId, gfn: number): number {
   const entry = p2mLookup(xen, domid, gfn);
   const frame = entryFrame(entry);
   if (entry === P2M_NOTHING || !isRamFrame(xen, frame)) return -EINVAL;
+  const second = isGrant(entryType(entry));
+  if (second && xen.model.hypervisor === "strict") return -ENXIO;
   if (!getPage(xen, frame, domid)) return -ENXIO;
   const former = p2mRemoveMapping(xen, domid, gfn, frame);
   if (former < 0) {
     putPage(xen, frame);
     return former;
   }
+  if (second) addDomainField(xen, domid, DOM.STRAY_RAM, 1);
   forgetXenHeapGfn(xen, domid, former);
   if (!hasFlag(xen, domid, CDF_directmap)) putPageAllocRef(xen, frame);
   holdPage(xen, slot, frame);

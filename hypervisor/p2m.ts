@@ -14,6 +14,7 @@ import { add } from "../shared/mem.ts";
 import { rootGfnEnd, rootLevel, rootPages } from "../shared/mmu.ts";
 import {
   isAnyRam,
+  isRam,
   isTable,
   leafHigh,
   leafWord,
@@ -102,6 +103,16 @@ export function fillP2mPool(xen: Xen, domid: DomId, pages: number): number {
     addDomainField(xen, domid, DOM.P2M_POOL_FREE, 1);
   }
   return pages;
+}
+
+/** Gives one unused page of the pool back to the heap; false: there is none. */
+export function drainP2mPool(xen: Xen, domid: DomId): boolean {
+  const frame = domainField(xen, domid, DOM.P2M_POOL);
+  if (frame === NOT_PRESENT) return false;
+  setDomainField(xen, domid, DOM.P2M_POOL, at(xen.words, xen.layout.frameNext + frame));
+  addDomainField(xen, domid, DOM.P2M_POOL_FREE, -1);
+  freeXenPage(xen, frame);
+  return true;
 }
 
 /** A zeroed table page: from the heap for the hardware domain, from the domain's pool for all others. */
@@ -322,10 +333,13 @@ export function p2mRemoveMapping(xen: Xen, domid: DomId, gfn: number, frame: num
 export const needsFlush = (former: P2mOutcome): boolean =>
   former > 0 && entryType(former) !== p2m_invalid;
 
-/** Forgets at which gfn a xen heap page was mapped, when the entry that went named one owned by the domain. */
+/**
+ * Forgets at which gfn a xen heap page was mapped, when the entry that went was RAM and named one owned by the domain.
+ * A grant of such a page that its owner has mapped for itself is none of that.
+ */
 export function forgetXenHeapGfn(xen: Xen, domid: DomId, former: P2mEntry): void {
   const frame = entryFrame(former);
-  if (former === P2M_NOTHING || !isRamFrame(xen, frame)) return;
+  if (!isRam(entryType(former)) || !isRamFrame(xen, frame)) return;
   if (isXenHeap(xen, frame) && frameOwner(xen, frame) === domid) {
     setXenHeapGfn(xen, frame, NOT_PRESENT);
   }

@@ -38,6 +38,7 @@ export const MACHINE = {
   XEN_HEAP_FREE: 10, // [XEN]
   FLUSHES: 11, // [XEN] flushes ever started
   DEAD_DOMAINS: 12, // [XEN] dead domains that something still refers to
+  OUTSTANDING_CLAIMS: 13, // [XEN] pages that domains have claimed and not yet allocated
   DOORBELL: 16, // [SLOT] sets, [XEN] takes: one bit a slot, `or` and `exchange` only
   // On a line of its own: every client reads it at every record, and [XEN] rewrites the first line at every record.
   ASLEEP: 32, // [XEN] sets 1 before it sleeps; whoever exchanges it to 0 must notify
@@ -105,7 +106,8 @@ export const HOLD_NONE = 0;
 export const HOLD_UNMAP = 1;
 /** A page reference to drop after the flush (FRAME only). */
 export const HOLD_PAGE = 2;
-export const HOLD_ROWS = GNTTAB_UNMAP_BATCH_SIZE;
+/** An unmap may hold two: its own second pass, and a foreign page whose entry stood at the address. */
+export const HOLD_ROWS = 2 * GNTTAB_UNMAP_BATCH_SIZE;
 
 /** Columns of the domain table; a row is DOMAIN_WORDS words. All [XEN]. */
 export const DOM = {
@@ -150,7 +152,9 @@ export const DOM = {
   MAPTRACK_HEAD: 40, // [VCPUS_MAX] free handle list of each vCPU
   MAPTRACK_TAIL: 44, // [VCPUS_MAX]
   SLOT: 48, // [VCPUS_MAX] slot of each vCPU, or NOT_PRESENT
-  VIRQ_PORT: 52, // [VCPUS_MAX] unused columns end at 56
+  VIRQ_PORT: 52, // [VCPUS_MAX]
+  OUTSTANDING_PAGES: 56, // pages claimed and not yet allocated
+  STRAY_RAM: 63, // RAM entries that may outlive their page: it was given up through a second entry
 } as const;
 export const DOMAIN_WORDS = 64;
 export const DOMAIN_FREE = 0;

@@ -44,7 +44,7 @@ describe("a replayed recording", () => {
   it("counts the first step that is not built and all after it as unsupported", () => {
     const { families, missing } = conform([read(fixture)], { env: "arm-domu" });
     expect(families.map(({ steps, unsupported }) => [steps, unsupported])).toEqual([[13, 2]]);
-    expect(missing).toEqual([{ what: "device_tree", recordings: 1 }]);
+    expect(missing).toEqual([{ what: "smoke_signal", recordings: 1 }]);
   });
 
   it("supports no step of an environment that has no machine here", () => {

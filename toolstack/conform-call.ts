@@ -176,8 +176,10 @@ function placeList(replay: Replay, actor: Actor, list: List, args: Fields, n: nu
   }
   const address = (actor.places.ram + LIST_FRAME + n * LIST_FRAMES) * 4096;
   const elements = Array.isArray(value) ? (value as readonly Value[]) : undefined;
+  const alike = list.alike === undefined ? undefined : args[list.alike];
   const wanted = list.answerCount === undefined ? 0 : numberValue(replay, args[list.answerCount]);
-  const count = elements?.length ?? Math.min(wanted, LIST_ENTRIES_MAX);
+  const answers = Array.isArray(alike) ? alike.length : Math.min(wanted, LIST_ENTRIES_MAX);
+  const count = elements?.length ?? answers;
   const bytes = new Uint8Array(count * list.element).fill(FILL);
   for (const [i, element] of (elements ?? []).entries()) {
     putWide(bytes, i * list.element, list.element, wideValue(replay, element));

@@ -29,6 +29,8 @@ export interface List {
   readonly element: 4 | 8;
   /** The elements are Xen's answer; their number stands in this field of the arguments. */
   readonly answerCount?: string;
+  /** Or as many as this list of the arguments has, whatever the field says. */
+  readonly alike?: string;
   /** Output that tells how many elements Xen has changed. */
   readonly rewritten?: string;
 }
@@ -214,7 +216,7 @@ const memoryOps: Readonly<Record<string, Struct>> = {
     [
       { name: "idxs", pointer: 8, element: 8 },
       { name: "gpfns", pointer: 16, element: 8 },
-      { name: "errs", pointer: 24, element: 4, answerCount: "size" },
+      { name: "errs", pointer: 24, element: 4, answerCount: "size", alike: "idxs" },
     ],
   ),
   claim_pages: struct(24, 32, [
@@ -315,14 +317,23 @@ const domctls: Readonly<Record<string, Struct>> = {
     output("paged_pages", 56, 8),
   ]),
   max_mem: domctl(11, [input("max_memkb", 16, 8)]),
+  get_paging_mempool_size: domctl(85, [output("size", 16, 8)]),
+  set_paging_mempool_size: domctl(86, [input("size", 16, 8)]),
 };
 
 /** xen/include/public/version.h */
 const versions: Readonly<Record<string, Struct>> = {
   version: struct(0, 8, []),
+  extraversion: struct(1, 16, []),
+  compile_info: struct(2, 144, []),
+  capabilities: struct(3, 1024, []),
+  changeset: struct(4, 64, []),
   platform_parameters: struct(5, 8, [output("virt_start", 0, 8)]),
   get_features: struct(6, 8, [input("submap_idx", 0, 4), output("submap", 4, 4)]),
   pagesize: struct(7, 8, []),
+  guest_handle: struct(8, 16, []),
+  commandline: struct(9, 1024, []),
+  build_id: struct(10, 8, []),
 };
 
 /** xen/include/public/features.h: names of the bits of submap 0. */

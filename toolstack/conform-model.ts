@@ -63,6 +63,15 @@ interface Limits {
   readonly maptrackFrames: number;
 }
 
+/** Frame at which that build of Xen lies: the place that it offers Dom0 for its grant table. */
+const XEN_TEXT_GFN = 0x40200;
+
+/** Table pages of a guest: 1 MiB a vCPU, a page a MiB of RAM, 128 for extended regions, in whole MiB (libxl's rule). */
+function tablePoolPages(ramPages: number, vcpus: number): number {
+  const pages = 256 * vcpus + (ramPages * 4096) / MIB + 128;
+  return Math.ceil(pages / 256) * 256;
+}
+
 function domainModel(name: string, places: Places, vcpus: number, limits: Limits): DomainModel {
   const isDom0 = name === "dom0";
   return {
@@ -78,10 +87,10 @@ function domainModel(name: string, places: Places, vcpus: number, limits: Limits
     maxGrantFrames: limits.grantFrames,
     maxMaptrackFrames: limits.maptrackFrames,
     maxEvtchnPort: isDom0 ? 4095 : 1023,
-    p2mPoolPages: isDom0 ? 0 : 96,
+    p2mPoolPages: isDom0 ? 0 : tablePoolPages(places.ramPages, vcpus),
     staticMemory: isDom0 ? [{ base: places.ram * 4096, size: places.ramPages * 4096 }] : [],
     ramGfn: places.ram,
-    grantTableGfn: isDom0 ? 0 : 0x38000,
+    grantTableGfn: isDom0 ? XEN_TEXT_GFN : 0x38000,
     extendedRegions: [],
     kernel,
     store: "none",
@@ -156,7 +165,7 @@ export function recordedArm(
       grantFrames: GRANT_FRAMES_MAX,
       maptrackFrames: MAPTRACK_FRAMES_MAX,
       ports: EVTCHN_2L_PORTS,
-      xenHeapPages: 1536,
+      xenHeapPages: 4096,
       traceRecords: 64,
     },
     seed: 1,

@@ -15,6 +15,7 @@ import {
   writeBytes,
 } from "./conform-actor.ts";
 import { callNotBuilt, replayCall } from "./conform-call.ts";
+import { deviceTreeNode } from "./conform-device-tree.ts";
 import type { Fields, Step, Value } from "./conform-format.ts";
 import { replayObserver } from "./conform-observer.ts";
 import { repeatMaps } from "./conform-repeat.ts";
@@ -177,6 +178,11 @@ const destroyDomain: Action = (replay, _actor, fields) => {
   return fields.ret === undefined && ret === 0 ? {} : { ret };
 };
 
+/** Domains of the recordings are those of the model, in its order. */
+const deviceTree: Action = (replay, actor, fields) => ({
+  ...deviceTreeNode(replay.machine.xen.model, actor.domid, String(fields.node)),
+});
+
 const ACTIONS: Readonly<Record<string, Action>> = {
   read,
   write,
@@ -191,6 +197,7 @@ const ACTIONS: Readonly<Record<string, Action>> = {
   read_vcpu_info: readVcpuInfo,
   clear_vcpu_info: clearVcpuInfo,
   destroy_domain: destroyDomain,
+  device_tree: deviceTree,
   loop_map_unmap: repeatMaps,
   repeat: repeatMaps,
 };
@@ -243,7 +250,7 @@ function stepActor(replay: Replay, step: Step): Actor {
 
 /** Fields of a step that say what is to be done; all others say what came of it. */
 const REQUEST = new Set(
-  "i by do call cmd count args args_at args_note at size value len byte version ref flags domid frame expect new port bit vcpu domain of addr gfn_of mfn_of gfn what until dom contents_undefined note".split(
+  "i by do call cmd count args args_at args_note at size value len byte version ref flags domid frame expect new port bit vcpu domain of addr gfn_of mfn_of gfn what until dom contents_undefined note node".split(
     " ",
   ),
 );

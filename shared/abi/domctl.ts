@@ -10,6 +10,8 @@ export const XEN_DOMCTL_unpausedomain = 4;
 export const XEN_DOMCTL_getdomaininfo = 5;
 export const XEN_DOMCTL_max_mem = 11;
 export const XEN_DOMCTL_assign_device = 37;
+export const XEN_DOMCTL_get_paging_mempool_size = 85;
+export const XEN_DOMCTL_set_paging_mempool_size = 86;
 
 /** struct xen_domctl header, then the union at 16. */
 export const DOMCTL_SIZE = 128;
@@ -31,3 +33,5 @@ export const MAX_MEM_MAX_MEMKB = 16;
 export const XEN_DOMINF_dying = 1;
 export const XEN_DOMINF_shutdown = 4;
 export const XEN_DOMINF_paused = 8;
+/** xen_domctl_paging_mempool inside the union: size u64@16, bytes. */
+export const PAGING_MEMPOOL_SIZE = 16;

@@ -59,3 +59,39 @@ export const XENMAPSPACE_dev_mmio = 5;
 export const REMOVE_FROM_PHYSMAP_SIZE = 16;
 export const REMOVE_FROM_PHYSMAP_DOMID = 0; // u16 in
 export const REMOVE_FROM_PHYSMAP_GPFN = 8; // u64 in
+
+/** xen_add_to_physmap_batch: 32 bytes. */
+export const PHYSMAP_BATCH_SIZE = 32;
+export const PHYSMAP_BATCH_DOMID = 0; // u16 in
+export const PHYSMAP_BATCH_SPACE = 2; // u16 in
+export const PHYSMAP_BATCH_COUNT = 4; // u16 in
+export const PHYSMAP_BATCH_EXTRA = 6; // u16 in: foreign_domid for gmfn_foreign, else res0
+export const PHYSMAP_BATCH_IDXS = 8; // u64 in: guest address of u64[count]
+export const PHYSMAP_BATCH_GPFNS = 16; // u64 in: guest address of u64[count]
+export const PHYSMAP_BATCH_ERRS = 24; // u64 in: guest address of i32[count], written
+
+/** xen_mem_acquire_resource: 32 bytes. */
+export const ACQUIRE_SIZE = 32;
+export const ACQUIRE_DOMID = 0; // u16 in
+export const ACQUIRE_TYPE = 2; // u16 in
+export const ACQUIRE_ID = 4; // u32 in
+export const ACQUIRE_NR_FRAMES = 8; // u32 in, out when there is no list
+export const ACQUIRE_PAD = 12; // u32 in: 0
+export const ACQUIRE_FRAME = 16; // u64 in: first frame of the resource
+export const ACQUIRE_FRAME_LIST = 24; // u64 in: guest address of u64[nr_frames], or 0
+export const XENMEM_resource_ioreq_server = 0;
+export const XENMEM_resource_grant_table = 1;
+export const XENMEM_resource_vmtrace_buf = 2;
+export const XENMEM_resource_grant_table_id_shared = 0;
+export const XENMEM_resource_grant_table_id_status = 1;
+
+/** xen_vnuma_topology_info: 40 bytes. */
+export const VNUMA_INFO_SIZE = 40;
+export const VNUMA_INFO_DOMID = 0; // u16 in
+export const VNUMA_INFO_PAD = 2; // u16 in: 0
+
+/** xen_reserved_device_memory_map: 24 bytes. */
+export const RDM_MAP_SIZE = 24;
+export const RDM_MAP_FLAGS = 0; // u32 in
+export const RDM_MAP_NR_ENTRIES = 4; // u32 in and out
+export const XENMEM_RDM_ALL = 1;

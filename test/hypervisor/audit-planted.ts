@@ -11,6 +11,8 @@ import {
   domainOf,
   HOLD,
   HOLD_PAGE,
+  HOLD_ROWS,
+  HOLD_WORDS,
   LINE,
   lineOf,
   MACHINE,
@@ -100,7 +102,7 @@ export const PLANTED: readonly [what: string, finding: RegExp, plant: (state: In
     /counts 1 references, 2 exist/,
     ({ xen, mapper }) => {
       const slot = slotOf(xen, mapper.domid);
-      const row = xen.layout.holds + slot * 32 * 8;
+      const row = xen.layout.holds + slot * HOLD_ROWS * HOLD_WORDS;
       xen.words[row + HOLD.KIND] = HOLD_PAGE;
       xen.words[row + HOLD.FRAME] = entryFrame(p2mLookup(xen, DomId(mapper.domid), mapper.ram));
       xen.words[lineOf(xen.layout, slot) + LINE.HELD] = 1;

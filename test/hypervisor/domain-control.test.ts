@@ -19,13 +19,20 @@ import {
   HYPERVISOR_domctl,
   HYPERVISOR_hvm_op,
   HYPERVISOR_xen_version,
+  XENVER_build_id,
+  XENVER_capabilities,
+  XENVER_changeset,
+  XENVER_commandline,
+  XENVER_compile_info,
+  XENVER_extraversion,
   XENVER_get_features,
+  XENVER_guest_handle,
   XENVER_pagesize,
   XENVER_platform_parameters,
   XENVER_version,
 } from "../../shared/abi/xen.ts";
 import { CDF_creation_finished, DOM } from "../../shared/layout.ts";
-import { EFAULT, EINVAL, ENOSYS, EOVERFLOW, EPERM, ESRCH } from "../../shared/status.ts";
+import { EFAULT, EINVAL, ENODATA, ENOSYS, EOVERFLOW, EPERM, ESRCH } from "../../shared/status.ts";
 import { domctl as controlDomctl, create, field, trio } from "./domains.ts";
 import { argumentAddress } from "./grants.ts";
 import { type Actor, call, readGuest, type TestMachine, writeGuest } from "./harness.ts";
@@ -179,5 +186,28 @@ describe("xen_version", () => {
     expect(version(XENVER_pagesize, at)).toBe(-EINVAL);
     expect(version(XENVER_pagesize, 0)).toBe(4096);
     expect(version(99, at)).toBe(-ENOSYS);
+  });
+
+  test("texts about the build fill their arrays, and a plain guest is denied the command line", () => {
+    const { machine, dom0, granter } = trio();
+    const read = (by: Actor, cmd: number): string => {
+      const at = argumentAddress(by);
+      writeGuest(by, at, new Uint8Array(1024).fill(0x5a));
+      expect(call(machine, by, HYPERVISOR_xen_version, cmd, at)).toBe(0);
+      return new TextDecoder().decode(readGuest(by, at, 1024)).replace(/\0+/g, "|");
+    };
+    expect(read(granter, XENVER_extraversion)).toMatch(/^\.7\|Z+$/);
+    expect(read(granter, XENVER_capabilities)).toBe("xen-3.0-aarch64 xen-3.0-armv7l |");
+    expect(read(granter, XENVER_compile_info)).toBe(`|${"Z".repeat(880)}`);
+    expect(read(granter, XENVER_changeset)).toBe(`|${"Z".repeat(960)}`);
+    expect(read(granter, XENVER_guest_handle)).toBe(`|${"Z".repeat(1008)}`);
+    expect(read(granter, XENVER_commandline)).toBe("<denied>|");
+    expect(read(dom0, XENVER_commandline)).toBe("|");
+    const buildId = (by: Actor): number =>
+      call(machine, by, HYPERVISOR_xen_version, XENVER_build_id, argumentAddress(by));
+    expect(buildId(granter)).toBe(-EPERM);
+    expect(buildId(dom0)).toBe(-ENODATA);
+    const nowhere = 0x7800_0000;
+    expect(call(machine, granter, HYPERVISOR_xen_version, XENVER_changeset, nowhere)).toBe(-EFAULT);
   });
 });

@@ -1,17 +1,21 @@
 /** Memory operations as a test spells them: arguments are laid out in the actor's own memory. */
 import {
+  ACQUIRE_SIZE,
   ADD_TO_PHYSMAP_SIZE,
   EXCHANGE_SIZE,
+  PHYSMAP_BATCH_SIZE,
   REMOVE_FROM_PHYSMAP_SIZE,
   RESERVATION_SIZE,
+  XENMEM_acquire_resource,
   XENMEM_add_to_physmap,
+  XENMEM_add_to_physmap_batch,
   XENMEM_exchange,
   XENMEM_remove_from_physmap,
 } from "../../shared/abi/memory.ts";
 import { DOMID_SELF, HYPERVISOR_memory_op } from "../../shared/abi/xen.ts";
 import { hypercallTrap, setRecord } from "../../shared/trap.ts";
 import { argumentAddress } from "./grants.ts";
-import { type Actor, call, type TestMachine, writeGuest } from "./harness.ts";
+import { type Actor, call, readGuest, type TestMachine, writeGuest } from "./harness.ts";
 
 /** The extent list stands behind the structure, in the same page. */
 const LIST_OFFSET = 128;
@@ -129,4 +133,89 @@ export function queryMemory(
   const at = argumentAddress(actor);
   writeGuest(actor, at, Uint8Array.of(dom & 0xff, dom >> 8));
   return call(machine, actor, HYPERVISOR_memory_op, op, at);
+}
+
+export interface BatchPlacement {
+  readonly space: number;
+  readonly idxs: readonly (number | bigint)[];
+  readonly gfns: readonly (number | bigint)[];
+  readonly dom?: number;
+  /** foreign_domid, or the reserved field of other spaces. */
+  readonly extra?: number;
+  readonly size?: number;
+  readonly start?: number;
+}
+
+/** An error word that was not written. */
+export const UNWRITTEN = 0x5a5a5a5a;
+
+/** Lays a batch out, its lists behind it in the same page; returns the arguments of the hypercall. */
+export function layBatch(actor: Actor, batch: BatchPlacement): readonly number[] {
+  const at = argumentAddress(actor);
+  const bytes = new Uint8Array(PHYSMAP_BATCH_SIZE);
+  const view = new DataView(bytes.buffer);
+  view.setUint16(0, batch.dom ?? DOMID_SELF, true);
+  view.setUint16(2, batch.space, true);
+  view.setUint16(4, batch.size ?? batch.idxs.length, true);
+  view.setUint16(6, batch.extra ?? 0, true);
+  const lists = [1, 2, 3].map((n) => at + n * 1024);
+  lists.forEach((list, i) => {
+    view.setBigUint64(8 + 8 * i, BigInt(list), true);
+  });
+  writeGuest(actor, at, bytes);
+  writeList(actor, lists[0] ?? 0, batch.idxs);
+  writeList(actor, lists[1] ?? 0, batch.gfns);
+  writeGuest(actor, lists[2] ?? 0, new Uint8Array(batch.idxs.length * 4).fill(0x5a));
+  return [XENMEM_add_to_physmap_batch + 64 * (batch.start ?? 0), at];
+}
+
+/** The error words that a batch left behind. */
+export function batchErrors(actor: Actor, count: number): readonly number[] {
+  const view = new DataView(readGuest(actor, argumentAddress(actor) + 3072, 4 * count).buffer);
+  return Array.from({ length: count }, (_, i) => view.getInt32(4 * i, true));
+}
+
+/** Adds a batch: the call's value, then what each element answered. */
+export function addBatch(
+  machine: TestMachine,
+  actor: Actor,
+  batch: BatchPlacement,
+): { readonly ret: number; readonly errs: readonly number[] } {
+  const ret = call(machine, actor, HYPERVISOR_memory_op, ...layBatch(actor, batch));
+  return { ret, errs: batchErrors(actor, batch.idxs.length) };
+}
+
+export interface Resource {
+  readonly dom: number;
+  readonly type?: number;
+  readonly id?: number;
+  readonly count?: number;
+  readonly pad?: number;
+  readonly frame?: number | bigint;
+  /** Absent: a null list. */
+  readonly gfns?: readonly (number | bigint)[];
+  readonly start?: number;
+}
+
+/** Type 1, id 0: shared grant frames, unless the test says otherwise. */
+export function acquire(
+  machine: TestMachine,
+  actor: Actor,
+  resource: Resource,
+): { readonly ret: number; readonly frames: number } {
+  const at = argumentAddress(actor);
+  const bytes = new Uint8Array(ACQUIRE_SIZE);
+  const view = new DataView(bytes.buffer);
+  view.setUint16(0, resource.dom, true);
+  view.setUint16(2, resource.type ?? 1, true);
+  view.setUint32(4, resource.id ?? 0, true);
+  view.setUint32(8, resource.count ?? resource.gfns?.length ?? 0, true);
+  view.setUint32(12, resource.pad ?? 0, true);
+  view.setBigUint64(16, BigInt(resource.frame ?? 0), true);
+  view.setBigUint64(24, resource.gfns === undefined ? 0n : BigInt(at + LIST_OFFSET), true);
+  writeGuest(actor, at, bytes);
+  writeList(actor, at + LIST_OFFSET, resource.gfns ?? []);
+  const cmd = XENMEM_acquire_resource + 64 * (resource.start ?? 0);
+  const ret = call(machine, actor, HYPERVISOR_memory_op, cmd, at);
+  return { ret, frames: new DataView(readGuest(actor, at, 12).buffer).getUint32(8, true) };
 }
