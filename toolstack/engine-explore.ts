@@ -31,8 +31,8 @@ import { diskFileOf } from "./parameters.ts";
 import type { Prepared } from "./prepare.ts";
 import { traceTail } from "./trace-tail.ts";
 
-/** Steps between two looks at the event loop: some ten milliseconds. */
-const STEPS_PER_TURN = 20_000;
+/** Steps between two looks at the event loop: some ten milliseconds, a page's burst and its hash included. */
+const STEPS_PER_TURN = 2_000;
 /** Steps in which daemons and the hypervisor come to rest after the last awaited program. */
 const REST_STEPS = 200_000;
 /** Runs of one actor are about this long: uniform choices would only interleave more finely, and slower. */
@@ -128,6 +128,9 @@ async function stepToEnd(
   const settled = settledIn(machine, awaited, names);
   const until = (): boolean => settled() || machine.deaths.some(isOops);
   for (;;) {
+    // First of all: a variant may be over within one turn, and a whole run of such variants must hear Ctrl-C too.
+    await new Promise((resume) => setImmediate(resume));
+    if (options.signal.aborted) return { kind: "interrupted" };
     const outcome = runSteps(machine, { maxSteps: STEPS_PER_TURN, command: "", until });
     if (outcome.verdict === "bug") {
       const lines = traceTail(machine.words, machine.layout);
@@ -143,10 +146,8 @@ async function stepToEnd(
       return { kind: "finished" };
     }
     if (outcome.verdict !== "exhausted") return hungOf(machine, awaited, names);
-    if (options.signal.aborted) return { kind: "interrupted" };
     if (performance.now() > deadline) return hungOf(machine, awaited, names);
     options.progress(`${machine.steps} steps`);
-    await new Promise((resume) => setImmediate(resume));
   }
 }
 

@@ -229,3 +229,14 @@ for (const engine of ["threads", "explore"]) {
     expect(performance.now() - pressed).toBeLessThan(5000);
   });
 }
+
+test("Ctrl-C stops an explored run of many short variants, with exit code 130", async () => {
+  const options = ["which-address", "--engine", "explore", "--bytes", "4MiB", "-v"];
+  const child = spawn(process.execPath, [MAIN, "run", ...options], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  await new Promise((resolve) => child.stderr.once("data", resolve));
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  child.kill("SIGINT");
+  expect(await new Promise((resolve) => child.once("exit", resolve))).toBe(130);
+});
