@@ -4,6 +4,9 @@
 import type { Setting } from "../shared/settings.ts";
 import type { Wish } from "../toolstack/prepare.ts";
 
+/** Seeds are 32 bits wide, as the generator's state is filled from one word. */
+export const SEED_MAX = 0xffff_ffff;
+
 export interface MachineOptions {
   readonly seed: number;
   readonly set?: readonly Setting[];

@@ -17,6 +17,7 @@ import {
   SetupError,
   UsageError,
 } from "../toolstack/exit-codes.ts";
+import { SEED_MAX } from "./machine-options.ts";
 
 const whole = (text: string): number => {
   const value = Number(text);
@@ -32,10 +33,9 @@ const positive = (text: string): number => {
   return value;
 };
 
-/** Seeds are 32 bits wide, as the generator's state is filled from one word. */
 const seed = (text: string): number => {
   const value = whole(text);
-  if (value > 0xffffffff) throw new InvalidArgumentError("It must be below 2^32.");
+  if (value > SEED_MAX) throw new InvalidArgumentError("It must be below 2^32.");
   return value;
 };
 

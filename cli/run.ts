@@ -16,6 +16,7 @@ import {
   type MachineOptions,
   quoted,
   repeatOptions,
+  SEED_MAX,
   settingsOf,
   settingText,
   wishOf,
@@ -86,6 +87,9 @@ interface Done {
 /** Everything is resolved before anything starts. */
 async function batchesOf(ids: readonly string[], options: RunOptions): Promise<readonly Batch[]> {
   const batches: Batch[] = [];
+  if (options.seed + options.repeat - 1 > SEED_MAX) {
+    throw new UsageError(`--repeat: the last seed would be above ${SEED_MAX}`);
+  }
   for (const id of ids) {
     const loaded = await loadScenario(id);
     for (let i = 0; i < options.repeat; i++) {

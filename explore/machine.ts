@@ -12,6 +12,7 @@
  */
 
 import { bootHypervisor, hasWork, step as stepHypervisor } from "../hypervisor/main.ts";
+import { pollDeadline } from "../hypervisor/sched-op.ts";
 import type { Xen } from "../hypervisor/xen.ts";
 import { assert, at } from "../shared/assert.ts";
 import {
@@ -26,6 +27,7 @@ import {
   SLOT_KIND_VCPU,
   SLOT_LIVE,
 } from "../shared/layout.ts";
+import { NOT_PRESENT } from "../shared/limits.ts";
 import type { MachineModel } from "../shared/machine.ts";
 import { MachineMemory, wordsOf } from "../shared/mem.ts";
 import { actorOf, canStep, endActor, freeSlot, isOver, stepActor } from "./actor.ts";
@@ -175,9 +177,10 @@ function move(machine: Machine, choice: number): void {
     machine.findings.push(...machine.options.audit(machine.xen));
 }
 
-/** Nobody can move: time goes on to the first sleeper. False: nobody sleeps. */
+/** Nobody can move: time goes on to the first sleeper, or to the end of the first poll. False: nobody sleeps. */
 function advanceClock(machine: Machine): boolean {
-  let first = Number.POSITIVE_INFINITY;
+  const deadline = pollDeadline(machine.xen);
+  let first = deadline === NOT_PRESENT ? Number.POSITIVE_INFINITY : deadline;
   for (const actor of machine.actors) {
     if (actor === undefined || actor.state !== "sleeping") continue;
     if (!isPaused(machine, actor.slot)) first = Math.min(first, actor.wakeAtMs);

@@ -1,7 +1,8 @@
 /**
  * One explored run from its first step to its verdict. Rules: the number of steps is bounded, because a schedule
  * may be unfair and a program may loop; a failure carries the seed, the schedule and the one line that repeats it.
- * An EmulatorBug is caught here and nowhere below: this is the outermost runner of the one-thread engine. Ours.
+ * An EmulatorBug is caught here and nowhere below: this is the outermost runner of the one-thread engine. What a guest
+ * or device throws has become its death before; any other error that comes this far is the emulator's too. Ours.
  */
 import { EmulatorBug } from "../shared/assert.ts";
 import { isOver } from "./actor.ts";
@@ -48,11 +49,16 @@ export function run(machine: Machine, options: RunOptions): Outcome {
       if (!step(machine)) return judge(machine, options);
     }
   } catch (error) {
-    if (!(error instanceof EmulatorBug)) throw error;
-    return outcome(machine, options, "bug", [error.message]);
+    return outcome(machine, options, "bug", [bugText(error)]);
   }
   const steps = options.maxSteps ?? STEPS_MAX;
   return outcome(machine, options, "exhausted", [`the run is not over after ${steps} steps`]);
+}
+
+/** An assertion says what is wrong; any other error is found by where it was thrown. */
+function bugText(error: unknown): string {
+  if (error instanceof EmulatorBug) return error.message;
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }
 
 function judge(machine: Machine, options: RunOptions): Outcome {

@@ -10,6 +10,7 @@ import { DOM, HOLD_UNMAP } from "../shared/layout.ts";
 import { isForeign } from "../shared/pte.ts";
 import { DomId } from "../shared/units.ts";
 import { activeFrame, GNTPIN_hstr_inc, GNTPIN_hstw_inc, grantEntries } from "./active-entry.ts";
+import { fifoFrames } from "./event-fifo-array.ts";
 import { isAllocated, isRamFrame } from "./frame-table.ts";
 import { type Hold, holdsOf } from "./hold-list.ts";
 import { trackDomid, trackFlags, trackRef } from "./maptrack.ts";
@@ -85,7 +86,7 @@ export function takeCensus(xen: Xen): Census {
     handles,
     holds,
     tables,
-    references: countReferences(xen, leaves, handles, holds),
+    references: countReferences(xen, { domains, leaves, handles, holds }),
     pins: countPins(handles, holds),
   };
 }
@@ -105,11 +106,10 @@ function handlesOf(xen: Xen, mapper: DomId): readonly Handle[] {
   return found;
 }
 
+/** Everything that refers to a frame. */
 function countReferences(
   xen: Xen,
-  leaves: readonly Leaf[],
-  handles: readonly Handle[],
-  holds: readonly Hold[],
+  { domains, leaves, handles, holds }: Pick<Census, "domains" | "leaves" | "handles" | "holds">,
 ): Int32Array {
   const references = new Int32Array(xen.layout.ramFrames);
   const count = (frame: number): void => {
@@ -117,6 +117,7 @@ function countReferences(
   };
   for (let frame = 0; frame < xen.layout.ramFrames; frame++)
     if (isAllocated(xen, frame)) count(frame);
+  for (const domid of domains) for (const frame of fifoFrames(xen, domid)) count(frame);
   for (const { frame } of handles) count(frame);
   for (const { frame } of holds) count(frame);
   for (const { frame, type } of leaves) if (isForeign(type)) count(frame);

@@ -27,6 +27,7 @@ import { ACCESS_WRITE, FAULT_TRANSLATION, walk } from "../shared/mmu.ts";
 import { isForeign, isGrant, isRam, P2M_TYPE_NAMES, p2m_grant_map_rw } from "../shared/pte.ts";
 import type { DomId } from "../shared/units.ts";
 import type { Census, Leaf } from "./audit-census.ts";
+import { isFifo } from "./event-fifo-array.ts";
 import { frameOwner, isFree, isRamFrame, isReserved, isXenHeap } from "./frame-table.ts";
 import {
   domainField,
@@ -267,6 +268,7 @@ export function deadDomains(xen: Xen, census: Census): string[] {
       if (census.leaves.some((leaf) => leaf.domid === domid)) say("P2M entries");
       if (census.handles.some((handle) => handle.mapper === domid)) say("live handles");
       if (domainField(xen, domid, DOM.VALID_EVTCHNS) > 1) say("event channels");
+      if (isFifo(xen, domid)) say("a FIFO event array");
       if (domainField(xen, domid, DOM.P2M_PAGE_COUNT) > 0) say("table pages");
       return findings;
     });

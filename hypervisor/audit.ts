@@ -7,8 +7,8 @@
  * Ours; the list is that of hypervisor spec section 9 and stress spec section 4.
  */
 
-import { DOM } from "../shared/layout.ts";
 import { type Census, takeCensus } from "./audit-census.ts";
+import { eventPairs, fifoQueues, fifoState, pollers } from "./audit-events.ts";
 import {
   claims,
   domainReferences,
@@ -36,15 +36,7 @@ import {
   translations,
   walkers,
 } from "./audit-walkers.ts";
-import {
-  ECS_FREE,
-  ECS_INTERDOMAIN,
-  isValidPort,
-  portRemoteDomain,
-  portRemotePort,
-  portState,
-} from "./event-ports.ts";
-import { domainField, isDying, isPresent, type Xen } from "./xen.ts";
+import type { Xen } from "./xen.ts";
 
 type Invariant = (xen: Xen, census: Census) => string[];
 
@@ -71,10 +63,12 @@ const INVARIANTS: Readonly<Record<string, Invariant>> = {
   tablePages,
   deadDomains,
   eventPairs,
+  fifoState,
+  pollers,
 };
 
 export interface AuditOptions {
-  /** Domains whose guests may write anything: their grant flags are not judged. Nobody, unless told. */
+  /** Domains whose guests may write anything: their grant flags and event words are not judged. Nobody, unless told. */
   readonly hostile?: (domid: number) => boolean;
 }
 
@@ -84,32 +78,6 @@ const nobody = (): boolean => false;
 export function audit(xen: Xen, options: AuditOptions = {}): string[] {
   const census = takeCensus(xen);
   const found = Object.values(INVARIANTS).flatMap((invariant) => invariant(xen, census));
-  return [...found, ...statusBits(xen, census, options.hostile ?? nobody)];
-}
-
-/** An interdomain port's peer points back at it; a dying domain's ports vanish one by one from the top. */
-function eventPairs(xen: Xen, census: Census): string[] {
-  return census.domains.flatMap((domid) => {
-    const findings: string[] = [];
-    const valid = domainField(xen, domid, DOM.VALID_EVTCHNS);
-    for (let port = 0; port < valid; port++) {
-      if (portState(xen, domid, port) !== ECS_INTERDOMAIN) continue;
-      const peer = portRemoteDomain(xen, domid, port);
-      const back = portRemotePort(xen, domid, port);
-      const paired =
-        isPresent(xen, peer) &&
-        isValidPort(xen, peer, back) &&
-        portState(xen, peer, back) === ECS_INTERDOMAIN &&
-        portRemoteDomain(xen, peer, back) === domid &&
-        portRemotePort(xen, peer, back) === port;
-      if (!paired)
-        findings.push(
-          `port ${port} of domain ${domid} and port ${back} of domain ${peer} are no pair`,
-        );
-    }
-    if (valid > 0 && !isDying(xen, domid) && portState(xen, domid, 0) === ECS_FREE) {
-      findings.push(`port 0 of domain ${domid} is free`);
-    }
-    return findings;
-  });
+  const hostile = options.hostile ?? nobody;
+  return [...found, ...statusBits(xen, census, hostile), ...fifoQueues(xen, census, hostile)];
 }

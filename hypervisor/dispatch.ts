@@ -33,11 +33,12 @@ import { audit } from "./audit.ts";
 import { createDomain } from "./domain-build.ts";
 import { vcpuDied } from "./domain-death.ts";
 import { controlDomctl, domctlNotBuilt, domctlOp } from "./domctl.ts";
-import { eventChannelNotBuilt, eventChannelOp } from "./event-channel.ts";
+import { eventChannelOp } from "./event-channel.ts";
 import { grantTableNotBuilt, grantTableOp } from "./grant-table.ts";
 import { hvmOp } from "./hvm-op.ts";
 import { deviceFault, deviceRaise } from "./iommu-devices.ts";
 import { memoryOp } from "./memory-op.ts";
+import { schedNotBuilt, schedOp } from "./sched-op.ts";
 import { type Caller, lineField, type Preemptible, type Xen } from "./xen.ts";
 import { xenVersion } from "./xen-version.ts";
 
@@ -49,12 +50,10 @@ export function notBuilt(op: number, cmd: number): boolean {
   switch (op) {
     case HYPERVISOR_grant_table_op:
       return grantTableNotBuilt(cmd);
-    case HYPERVISOR_event_channel_op:
-      return eventChannelNotBuilt(cmd);
     case HYPERVISOR_domctl:
       return domctlNotBuilt(cmd);
     case HYPERVISOR_sched_op:
-      return true;
+      return schedNotBuilt(cmd);
     default:
       return false;
   }
@@ -80,6 +79,8 @@ function hypercall(xen: Xen, caller: Caller): Answer {
       return memoryOp(xen, caller, a0, a1);
     case HYPERVISOR_event_channel_op:
       return eventChannelOp(xen, caller, a0, a1);
+    case HYPERVISOR_sched_op:
+      return schedOp(xen, caller, a0, a1);
     case HYPERVISOR_hvm_op:
       return hvmOp(xen, caller, a0, a1);
     case HYPERVISOR_xen_version:

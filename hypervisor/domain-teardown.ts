@@ -37,6 +37,7 @@ import { detachDevices } from "./iommu-devices.ts";
 import { setTrackFlags, trackDomid, trackFlags, trackRef } from "./maptrack.ts";
 import { clearP2mRoot, drainP2mPool, freeP2mRoot, freeP2mTables, p2mClear } from "./p2m.ts";
 import { scanP2m } from "./p2m-scan.ts";
+import { endPoll } from "./sched-op.ts";
 import {
   domainField,
   GAP_FLUSH,
@@ -96,6 +97,7 @@ function killSlot(xen: Xen, killer: number, vcpu: number): void {
   setLineField(xen, vcpu, LINE.MODE, WALK_BLOCKED);
   if (vcpu !== killer) {
     xen.pending[vcpu] = undefined;
+    endPoll(xen, vcpu);
     answerAll(xen, vcpu);
   }
   raiseEvent(xen.words, xen.layout, vcpu);

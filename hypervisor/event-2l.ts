@@ -1,27 +1,23 @@
 /**
  * The 2-level event ABI: pending and mask bits in the shared info page, selector and upcall flag in vcpu_info.
  *
- *   set pending:  pending bit -> (was set: stop) -> mask clear? -> selector bit -> (was set: stop) -> upcall -> wake
- *   unmask:       mask bit cleared -> (was clear: stop) -> pending? -> selector bit -> upcall -> wake
+ *   set pending:  pending bit -> (was set: stop) -> mask clear? -> selector bit -> (was set: stop) -> upcall
+ *   unmask:       mask bit cleared -> (was clear: stop) -> pending? -> selector bit -> upcall
  *
  * Rules: every word here has two writers, guest and hypervisor, so each step is one 32-bit atomic. Events are edges:
  * any number of sends between two clears of the pending bit are one. Arm64 has one legacy vcpu_info: an event for
- * another vCPU sets its pending bit and wakes that vCPU, but has no selector and no upcall flag to set.
- * Behaviour: xen/common/event_2l.c, evtchn_2l_set_pending(), evtchn_2l_unmask();
- * xen/arch/arm/domain.c, vcpu_mark_events_pending().
+ * another vCPU sets its pending bit, but has no selector to set.
+ * Behaviour: xen/common/event_2l.c, evtchn_2l_set_pending(), evtchn_2l_unmask().
  */
 import {
   SHARED_INFO_EVTCHN_MASK,
   SHARED_INFO_EVTCHN_PENDING,
   VCPU_INFO_PENDING_SEL,
-  VCPU_INFO_UPCALL_PENDING,
 } from "../shared/abi/xen.ts";
-import { raiseEvent } from "../shared/channel.ts";
 import { DOM } from "../shared/layout.ts";
-import { NOT_PRESENT } from "../shared/limits.ts";
-import { hypervisorRing, TRACE_EVENT, trace } from "../shared/trace.ts";
 import { FrameIndex } from "../shared/units.ts";
 import { portVcpu } from "./event-ports.ts";
+import { checkPollers, markEventsPending } from "./event-upcall.ts";
 import { domainField, type Xen } from "./xen.ts";
 
 const PORTS_PER_SELECTOR_BIT = 64;
@@ -49,25 +45,28 @@ const sharedInfo = (xen: Xen, domid: number): FrameIndex =>
   FrameIndex(domainField(xen, domid, DOM.SHARED_INFO));
 
 /** Makes `port` of `domid` pending and tells its vCPU, unless it is masked or was pending already. */
-export function setPending(xen: Xen, domid: number, port: number): void {
-  const { words, layout } = xen;
-  trace(words, layout, hypervisorRing(layout), TRACE_EVENT, domid, port);
+export function setPending2l(xen: Xen, domid: number, port: number): void {
   if (testAndSet(xen, domid, SHARED_INFO_EVTCHN_PENDING + cellOf(port), bitOf(port))) return;
-  if (test(xen, domid, SHARED_INFO_EVTCHN_MASK + cellOf(port), bitOf(port))) return;
-  selectAndNotify(xen, domid, port);
+  if (!test(xen, domid, SHARED_INFO_EVTCHN_MASK + cellOf(port), bitOf(port))) {
+    selectAndNotify(xen, domid, port);
+  }
+  checkPollers(xen, domid, port);
 }
 
 /** Unmasks `port`; an event that came while it was masked is notified now. A port not masked is left alone. */
-export function unmask(xen: Xen, domid: number, port: number): void {
+export function unmask2l(xen: Xen, domid: number, port: number): void {
   if (!testAndClear(xen, domid, SHARED_INFO_EVTCHN_MASK + cellOf(port), bitOf(port))) return;
   if (!test(xen, domid, SHARED_INFO_EVTCHN_PENDING + cellOf(port), bitOf(port))) return;
   selectAndNotify(xen, domid, port);
 }
 
 /** A port that is freed loses its pending bit; its mask bit stays as it is. */
-export function clearPending(xen: Xen, domid: number, port: number): void {
+export function clearPending2l(xen: Xen, domid: number, port: number): void {
   testAndClear(xen, domid, SHARED_INFO_EVTCHN_PENDING + cellOf(port), bitOf(port));
 }
+
+export const isPending2l = (xen: Xen, domid: number, port: number): boolean =>
+  test(xen, domid, SHARED_INFO_EVTCHN_PENDING + cellOf(port), bitOf(port));
 
 function selectAndNotify(xen: Xen, domid: number, port: number): void {
   const vcpu = portVcpu(xen, domid, port);
@@ -75,8 +74,6 @@ function selectAndNotify(xen: Xen, domid: number, port: number): void {
   if (vcpu === 0) {
     const sel = VCPU_INFO_PENDING_SEL + cellOf(selector);
     if (testAndSet(xen, domid, sel, bitOf(selector))) return;
-    if (testAndSet(xen, domid, VCPU_INFO_UPCALL_PENDING, 1)) return;
   }
-  const slot = domainField(xen, domid, DOM.SLOT + vcpu);
-  if (slot !== NOT_PRESENT) raiseEvent(xen.words, xen.layout, slot);
+  markEventsPending(xen, domid, vcpu);
 }

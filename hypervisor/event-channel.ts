@@ -54,7 +54,6 @@ import {
   PORT_SIZE,
   RESET_DOM,
   RESET_SIZE,
-  SET_PRIORITY_PORT,
   SET_PRIORITY_SIZE,
   STATUS_DOM,
   STATUS_PORT,
@@ -68,20 +67,11 @@ import { DOMID_SELF } from "../shared/abi/xen.ts";
 import { item } from "../shared/assert.ts";
 import { CDF_hardware, DOM } from "../shared/layout.ts";
 import { NR_IRQS } from "../shared/limits.ts";
-import {
-  EEXIST,
-  EFAULT,
-  EINVAL,
-  ENOENT,
-  ENOMEM,
-  ENOSYS,
-  EOPNOTSUPP,
-  EPERM,
-  ESRCH,
-} from "../shared/status.ts";
+import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENOSYS, EPERM, ESRCH } from "../shared/status.ts";
 import type { DomId } from "../shared/units.ts";
-import { setPending, unmask } from "./event-2l.ts";
 import { closePort, resetPorts } from "./event-close.ts";
+import { setPending, unmask } from "./event-delivery.ts";
+import { expandArray, initControl, setPriority } from "./event-fifo.ts";
 import {
   bindPort,
   ECS_INTERDOMAIN,
@@ -131,9 +121,6 @@ const ARGUMENT_SIZES: Readonly<Record<number, number>> = {
   [EVTCHNOP_reset_cont]: RESET_SIZE,
 };
 
-/** The FIFO ABI cannot be entered; what a 2-level domain is answered to its other operations is built. */
-export const eventChannelNotBuilt = (cmd: number): boolean => cmd === EVTCHNOP_init_control;
-
 /** event_channel_op(cmd, arg). */
 export function eventChannelOp(
   xen: Xen,
@@ -170,11 +157,12 @@ export function eventChannelOp(
       return reset(xen, caller, false);
     case EVTCHNOP_reset_cont:
       return reset(xen, caller, true);
+    case EVTCHNOP_init_control:
+      return initControl(xen, caller, arg);
     case EVTCHNOP_expand_array:
-      // Only a domain in the FIFO ABI has an array.
-      return -EOPNOTSUPP;
+      return expandArray(xen, caller);
     case EVTCHNOP_set_priority:
-      return isValidPort(xen, caller.domid, xen.args.u32(SET_PRIORITY_PORT)) ? -ENOSYS : -EINVAL;
+      return setPriority(xen, caller.domid);
     default:
       return -ENOSYS;
   }

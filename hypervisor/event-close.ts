@@ -2,14 +2,17 @@
  * Ports end: closed by their owner, all at once by a reset, or in stages when their domain dies.
  *
  * Rules: a closed interdomain port leaves its peer unbound, and only the domain that closed may bind that again; no
- * event tells the peer. The pending bit of a freed port is cleared, its mask bit is not.
+ * event tells the peer. The pending bit of a freed port is cleared, its mask bit is not. A reset, and a domain's death,
+ * leave the FIFO ABI when all ports are closed.
  * Behaviour: xen/common/event_channel.c, evtchn_close(), evtchn_reset(), evtchn_destroy().
  */
+import { EVTCHN_FIFO_PRIORITY_DEFAULT } from "../shared/abi/event-channel.ts";
 import { DOM } from "../shared/layout.ts";
 import { EVTCHNS_PER_BUCKET } from "../shared/limits.ts";
 import { EBUSY, EINVAL } from "../shared/status.ts";
 import type { DomId } from "../shared/units.ts";
-import { clearPending } from "./event-2l.ts";
+import { clearPending } from "./event-delivery.ts";
+import { leaveFifo } from "./event-fifo-array.ts";
 import {
   bindPort,
   ECS_FREE,
@@ -20,6 +23,7 @@ import {
   portRemoteDomain,
   portRemotePort,
   portState,
+  setPortPriority,
   setPortVcpu,
 } from "./event-ports.ts";
 import {
@@ -44,6 +48,7 @@ export function closePort(xen: Xen, domid: DomId, port: number): number {
   clearPending(xen, domid, port);
   bindPort(xen, domid, port, ECS_FREE);
   setPortVcpu(xen, domid, port, 0);
+  setPortPriority(xen, domid, port, EVTCHN_FIFO_PRIORITY_DEFAULT);
   return 0;
 }
 
@@ -74,6 +79,7 @@ function* closeForReset(xen: Xen, domid: DomId): Preemptible {
     const same = isPresent(xen, domid) && domainField(xen, domid, DOM.GENERATION) === generation;
     if (!same) return 0;
   }
+  leaveFifo(xen, domid);
   setDomainField(xen, domid, DOM.NEXT_EVTCHN, 0);
   return 0;
 }
@@ -82,9 +88,11 @@ function* closeForReset(xen: Xen, domid: DomId): Preemptible {
 export function closeAllPorts(xen: Xen, domid: DomId, limit: number): boolean {
   for (let closed = 0; closed < limit; closed++) {
     const port = domainField(xen, domid, DOM.VALID_EVTCHNS) - 1;
-    if (port <= 0) return true;
+    if (port <= 0) break;
     closePort(xen, domid, port);
     setDomainField(xen, domid, DOM.VALID_EVTCHNS, port);
   }
-  return domainField(xen, domid, DOM.VALID_EVTCHNS) <= 1;
+  if (domainField(xen, domid, DOM.VALID_EVTCHNS) > 1) return false;
+  leaveFifo(xen, domid);
+  return true;
 }

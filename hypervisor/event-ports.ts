@@ -9,15 +9,25 @@
  *   virq                                  VIRQ number
  *   ipi
  *
+ * A fifth column packs what the FIFO ABI keeps of a port: its priority, the queue that it was last linked into, and
+ * whether an event waits for its page of the event array.
+ *
  * Rules: only the hypervisor writes here. A port is valid when its bucket is set up, whatever its state.
  * Behaviour: xen/common/event_channel.c, evtchn_allocate_port(), get_free_port(), evtchn_free().
  */
-import { VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU } from "../shared/abi/event-channel.ts";
+import {
+  EVTCHN_FIFO_PRIORITY_DEFAULT,
+  VIRQ_DEBUG,
+  VIRQ_TIMER,
+  VIRQ_XENOPROF,
+  VIRQ_XENPMU,
+} from "../shared/abi/event-channel.ts";
 import { at } from "../shared/assert.ts";
 import { DOM } from "../shared/layout.ts";
-import { EVTCHN_2L_PORTS, EVTCHNS_PER_BUCKET } from "../shared/limits.ts";
+import { EVTCHN_2L_PORTS, EVTCHN_FIFO_PORTS, EVTCHNS_PER_BUCKET } from "../shared/limits.ts";
 import { EINVAL, ENOSPC } from "../shared/status.ts";
 import type { DomId } from "../shared/units.ts";
+import { initFifoColumns, isFifo, isLinked } from "./event-fifo-array.ts";
 import { domainField, isDying, setDomainField, type Xen } from "./xen.ts";
 
 export const ECS_FREE = 0;
@@ -65,6 +75,36 @@ export function bindPort(
   xen.words[xen.layout.portState + row] = state;
 }
 
+const PRIORITY = 0xf;
+const SAVED = 1 << 4;
+const LAST_SHIFT = 8;
+
+const fifoWord = (xen: Xen, domid: number, port: number): number =>
+  at(xen.words, xen.layout.portFifo + rowOf(xen, domid, port));
+function setFifoWord(xen: Xen, domid: number, port: number, word: number): void {
+  xen.words[xen.layout.portFifo + rowOf(xen, domid, port)] = word;
+}
+
+/** Priority that the next link operation goes by: 0 is the highest. */
+export const portPriority = (xen: Xen, domid: number, port: number): number =>
+  fifoWord(xen, domid, port) & PRIORITY;
+export function setPortPriority(xen: Xen, domid: number, port: number, priority: number): void {
+  setFifoWord(xen, domid, port, (fifoWord(xen, domid, port) & ~PRIORITY) | priority);
+}
+/** Whether an event waits for the page of its event word. */
+export const isEventSaved = (xen: Xen, domid: number, port: number): boolean =>
+  (fifoWord(xen, domid, port) & SAVED) !== 0;
+export function saveEvent(xen: Xen, domid: number, port: number): void {
+  setFifoWord(xen, domid, port, fifoWord(xen, domid, port) | SAVED);
+}
+/** Number of the queue in its domain that the port was last linked into: priority, and vCPU above it. */
+export const portLastQueue = (xen: Xen, domid: number, port: number): number =>
+  fifoWord(xen, domid, port) >>> LAST_SHIFT;
+export function setPortLastQueue(xen: Xen, domid: number, port: number, queue: number): void {
+  const rest = fifoWord(xen, domid, port) & (PRIORITY | SAVED);
+  setFifoWord(xen, domid, port, rest | (queue << LAST_SHIFT));
+}
+
 /** Whether a port number has storage; says nothing about its state. */
 export const isValidPort = (xen: Xen, domid: number, port: number): boolean =>
   port < domainField(xen, domid, DOM.VALID_EVTCHNS);
@@ -80,6 +120,10 @@ export function initEventChannels(xen: Xen, domid: DomId): void {
   words.fill(NO_DOMAIN, remotes + rowOf(xen, domid, 0), remotes + rowOf(xen, domid, ports));
   setDomainField(xen, domid, DOM.VALID_EVTCHNS, Math.min(EVTCHNS_PER_BUCKET, ports));
   setDomainField(xen, domid, DOM.NEXT_EVTCHN, 0);
+  const fifo = layout.portFifo;
+  const unused = EVTCHN_FIFO_PRIORITY_DEFAULT;
+  words.fill(unused, fifo + rowOf(xen, domid, 0), fifo + rowOf(xen, domid, ports));
+  initFifoColumns(xen, domid);
   bindPort(xen, domid, 0, ECS_RESERVED);
 }
 
@@ -87,18 +131,21 @@ export function initEventChannels(xen: Xen, domid: DomId): void {
 const portLimit = (xen: Xen, domid: number): number =>
   Math.min(
     domainField(xen, domid, DOM.MAX_EVTCHN_PORT) + 1,
-    EVTCHN_2L_PORTS,
+    isFifo(xen, domid) ? EVTCHN_FIFO_PORTS : EVTCHN_2L_PORTS,
     xen.model.limits.ports,
   );
 
-/** Lowest free port, not yet bound to anything, or -EINVAL (dying) or -ENOSPC. */
+/**
+ * Lowest free port, not yet bound to anything, or -EINVAL (dying) or -ENOSPC. A port whose event word is still in a
+ * queue of its guest is not free.
+ */
 export function getFreePort(xen: Xen, domid: DomId): number {
   if (isDying(xen, domid)) return -EINVAL;
   const limit = portLimit(xen, domid);
   const valid = domainField(xen, domid, DOM.VALID_EVTCHNS);
   for (let port = 0; port < limit; port++) {
     if (port < valid) {
-      if (portState(xen, domid, port) === ECS_FREE) return port;
+      if (portState(xen, domid, port) === ECS_FREE && !isLinked(xen, domid, port)) return port;
       continue;
     }
     const grown = Math.min(valid + EVTCHNS_PER_BUCKET, xen.model.limits.ports);

@@ -37,9 +37,11 @@ import { reapDomains } from "./domain-death.ts";
 import { unpauseDomain } from "./domctl.ts";
 import { flushDone } from "./flush.ts";
 import { initDevices } from "./iommu-devices.ts";
+import { isPollOver, pollDeadline } from "./sched-op.ts";
 import {
   CONTROL_DOMAIN,
   GAP_FLUSH,
+  GAP_POLL,
   lineField,
   type Preemptible,
   setDomainField,
@@ -141,6 +143,7 @@ function nextReady(xen: Xen): number {
 
 function isReady(xen: Xen, slot: number): boolean {
   if (xen.pending[slot] !== undefined) {
+    if (xen.gaps[slot] === GAP_POLL) return isPollOver(xen, slot);
     return xen.gaps[slot] !== GAP_FLUSH || flushDone(xen, slot);
   }
   const channel = xen.channels[slot];
@@ -207,11 +210,11 @@ export function runHypervisor(xen: Xen, policy: SpinPolicy, tick: () => void): v
   const doorbells = xen.work.bits.length;
   const rung = (): boolean => {
     for (let i = 0; i < doorbells; i++) if (peek(words, MACHINE.DOORBELL + i) !== 0) return true;
-    return load(words, MACHINE.STOP) !== 0;
+    return isPollDue(xen) || load(words, MACHINE.STOP) !== 0;
   };
   const sleep = (): void => {
     store(words, MACHINE.ASLEEP, 1);
-    if (!confirmed(words, doorbells)) wait(words, MACHINE.ASLEEP, 1);
+    if (!confirmed(words, doorbells)) wait(words, MACHINE.ASLEEP, 1, untilPoll(xen));
     store(words, MACHINE.ASLEEP, 0);
     tick();
   };
@@ -226,6 +229,19 @@ export function runHypervisor(xen: Xen, policy: SpinPolicy, tick: () => void): v
     }
     policy.untilReady(rung, sleep);
   }
+}
+
+/** Whether the time of some vCPU that polls is up. */
+function isPollDue(xen: Xen): boolean {
+  const deadline = pollDeadline(xen);
+  return deadline !== NOT_PRESENT && at(xen.words, MACHINE.TICK) >= deadline;
+}
+
+/** Milliseconds until then; undefined when nobody polls with a time-out. */
+function untilPoll(xen: Xen): number | undefined {
+  const deadline = pollDeadline(xen);
+  if (deadline === NOT_PRESENT) return undefined;
+  return Math.max(deadline - at(xen.words, MACHINE.TICK), 0);
 }
 
 /** The sleeper's re-check, atomically: its mark is set, so whoever rings after this will wake it. */

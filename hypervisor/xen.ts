@@ -25,10 +25,11 @@ import type { MachineMemory, Words } from "../shared/mem.ts";
 import { DomId } from "../shared/units.ts";
 import { ArgumentBuffer } from "./argument-buffer.ts";
 
-/** Why a handler lets go: it may simply go on later, or it waits for the samples of its flush to change. */
+/** Why a handler lets go: it may go on later, it waits for the samples of its flush to change, or its vCPU polls. */
 export const GAP_PREEMPT = 0;
 export const GAP_FLUSH = 1;
-export type Gap = typeof GAP_PREEMPT | typeof GAP_FLUSH;
+export const GAP_POLL = 2;
+export type Gap = typeof GAP_PREEMPT | typeof GAP_FLUSH | typeof GAP_POLL;
 
 /** A handler that may let go in the middle. It returns the hypercall's return value. */
 export type Preemptible = Generator<Gap, number, void>;

@@ -10,6 +10,8 @@ import { assert, at } from "./assert.ts";
 import {
   CHANNEL_RECORDS,
   CHUNK_FRAMES,
+  EVTCHN_FIFO_ARRAY_PAGES,
+  EVTCHN_FIFO_QUEUES,
   GNTTAB_UNMAP_BATCH_SIZE,
   GRANT_ENTRIES_PER_FRAME,
   IOMMU_FAULTS_KEPT,
@@ -20,6 +22,7 @@ import {
   PAGE_SIZE,
   RECORD_WORDS,
   TLB_ENTRIES,
+  VCPUS_MAX,
 } from "./limits.ts";
 import type { MachineModel } from "./machine.ts";
 import { FrameIndex, type Mfn } from "./units.ts";
@@ -39,6 +42,7 @@ export const MACHINE = {
   FLUSHES: 11, // [XEN] flushes ever started
   DEAD_DOMAINS: 12, // [XEN] dead domains that something still refers to
   OUTSTANDING_CLAIMS: 13, // [XEN] pages that domains have claimed and not yet allocated
+  POLLERS: 14, // [XEN] slots whose vCPU is in SCHEDOP_poll
   DOORBELL: 16, // [SLOT] sets, [XEN] takes: one bit a slot, `or` and `exchange` only
   // On a line of its own: every client reads it at every record, and [XEN] rewrites the first line at every record.
   ASLEEP: 32, // [XEN] sets 1 before it sleeps; whoever exchanges it to 0 must notify
@@ -63,11 +67,18 @@ export const LINE = {
   ENDED: 15, // [runner] sets 1 once the actor cannot run any more, [XEN] 0 for a new one
   HYPERCALLS: 16, // [XEN] records handled for this slot
   HELD: 17, // [XEN] live rows of its hold list
+  POLL: 18, // [XEN] port that SCHEDOP_poll of this vCPU waits for, or POLL_*
+  POLL_UNTIL: 19, // [XEN] tick at which it stops waiting, or NOT_PRESENT
 } as const;
 export const LINE_WORDS = 32;
 export const FLUSH_WAITING = 1;
 /** An access counter with this bit set is inside an access; entering and leaving both add it. */
 export const ACCESS_STEP = 2;
+
+/** A vCPU that does not poll; one whose poll is over; one that any event of its domain ends. */
+export const POLL_NONE = 0;
+export const POLL_WOKEN = -1;
+export const POLL_ANY = -2;
 
 export const SLOT_FREE = 0;
 export const SLOT_LIVE = 1;
@@ -154,6 +165,7 @@ export const DOM = {
   SLOT: 48, // [VCPUS_MAX] slot of each vCPU, or NOT_PRESENT
   VIRQ_PORT: 52, // [VCPUS_MAX]
   OUTSTANDING_PAGES: 56, // pages claimed and not yet allocated
+  FIFO: 57, // 0: 2-level event channels; else 1 + pages of the FIFO event array
   STRAY_RAM: 63, // RAM entries that may outlive their page: it was given up through a second entry
 } as const;
 export const DOMAIN_WORDS = 64;
@@ -218,6 +230,10 @@ export interface Layout {
   readonly portVcpu: number;
   readonly portRemoteDomain: number;
   readonly portRemotePort: number;
+  readonly portFifo: number; // [XEN] priority, last queue and saved event of each port: event-ports.ts
+  readonly fifoArray: number; // [XEN] frame index of each page of a domain's event array
+  readonly fifoControl: number; // [XEN] control block of each vCPU: frame index or NOT_PRESENT, and offset
+  readonly fifoTail: number; // [XEN] last port of each queue of each vCPU, 0: empty
   readonly identityRead: number; // [XEN] IOMMU tracking counters: a row of `frames` words an identity domain
   readonly identityWrite: number;
   readonly identityRows: number;
@@ -238,6 +254,13 @@ function chunkCount(model: MachineModel): number {
   return Math.ceil(top / (CHUNK_FRAMES * PAGE_SIZE));
 }
 
+function ramFrameCount(model: MachineModel): number {
+  const ramFrames = model.banks.reduce((sum, bank) => sum + bank.size / PAGE_SIZE, 0);
+  const frames = ramFrames + model.devices.length;
+  assert(frames * PAGE_SIZE <= MACHINE_BYTES_MAX, "machine memory fits its limit");
+  return ramFrames;
+}
+
 /** Lays the control buffer out for a machine. Pure: every worker computes the same. */
 export function layoutOf(model: MachineModel): Layout {
   const { domains, slots, grantFrames, maptrackFrames, ports, traceRecords } = model.limits;
@@ -248,9 +271,8 @@ export function layoutOf(model: MachineModel): Layout {
     words += Math.ceil(count / 16) * 16;
     return base;
   };
-  const ramFrames = model.banks.reduce((sum, bank) => sum + bank.size / PAGE_SIZE, 0);
+  const ramFrames = ramFrameCount(model);
   const frames = ramFrames + model.devices.length;
-  assert(frames * PAGE_SIZE <= MACHINE_BYTES_MAX, "machine memory fits its limit");
   const chunks = chunkCount(model);
   const identityRows = model.domains.filter((d) => d.directMapped && d.iommu).length;
   take(MACHINE_WORDS);
@@ -288,6 +310,10 @@ export function layoutOf(model: MachineModel): Layout {
     portVcpu: take(domains * ports),
     portRemoteDomain: take(domains * ports),
     portRemotePort: take(domains * ports),
+    portFifo: take(domains * ports),
+    fifoArray: take(domains * EVTCHN_FIFO_ARRAY_PAGES),
+    fifoControl: take(domains * VCPUS_MAX * 2),
+    fifoTail: take(domains * VCPUS_MAX * EVTCHN_FIFO_QUEUES),
     identityRead: take(identityRows * frames),
     identityWrite: take(identityRows * frames),
     faults: take(IOMMU_FAULTS_KEPT * FAULT_WORDS),

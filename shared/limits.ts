@@ -50,6 +50,16 @@ export const BATCH_GAP = 32;
 
 /** 2-level event channels: 64 words of 64 bits. */
 export const EVTCHN_2L_PORTS = 4096;
+/** FIFO event channels: 17 link bits, in up to 128 pages of 32-bit event words. */
+export const EVTCHN_FIFO_PORTS = 131072;
+export const EVTCHN_FIFO_WORDS_PER_PAGE = PAGE_SIZE / 4;
+export const EVTCHN_FIFO_ARRAY_PAGES = EVTCHN_FIFO_PORTS / EVTCHN_FIFO_WORDS_PER_PAGE;
+/** Queues of a vCPU: one a priority. */
+export const EVTCHN_FIFO_QUEUES = 16;
+/** Tries to link an event behind a tail while BUSY holds its guest off; one more is made before that. */
+export const EVTCHN_FIFO_LINK_ATTEMPTS = 4;
+/** Ports of one SCHEDOP_poll. */
+export const POLL_PORTS_MAX = 128;
 /** Ports whose storage is set up at once (Xen: a page of struct evtchn), and closed between two gaps. */
 export const EVTCHNS_PER_BUCKET = 64;
 /** Physical interrupt numbers of an arm64 machine. */

@@ -50,11 +50,12 @@ export function nearest(name: string, known: readonly string[]): string | undefi
   return best;
 }
 
-/** `unknown <what> "<name>"`, with the nearest known name, or with all of them when they are few. */
+/** `unknown <what> "<name>"`, with the nearest known name, or with all of them when they are few, else with one. */
 export function unknownName(what: string, name: string, known: readonly string[]): string {
   const near = nearest(name, known);
   if (near !== undefined) return `unknown ${what} "${name}"; did you mean "${near}"?`;
   if (known.length === 0) return `unknown ${what} "${name}"; there is none`;
   if (known.length <= 8) return `unknown ${what} "${name}"; known: ${known.join(", ")}`;
-  return `unknown ${what} "${name}"`;
+  const longer = known.find((candidate) => candidate.includes(name)) ?? known[0];
+  return `unknown ${what} "${name}"; there are ${known.length}, such as "${longer}"`;
 }

@@ -6,7 +6,7 @@
  * for defaults that the tools fill in.
  */
 import {
-  EVTCHN_2L_PORTS,
+  EVTCHN_FIFO_PORTS,
   GRANT_FRAMES_MAX,
   MAPTRACK_FRAMES_MAX,
   PAGE_SIZE,
@@ -151,7 +151,7 @@ function domainLimits<Kernel>(
   checkCount(`${path}.vcpus`, limits.vcpus, runs ? 1 : 0, VCPUS_MAX);
   checkCount(`${path}.maxGrantFrames`, limits.maxGrantFrames, 1, GRANT_FRAMES_MAX);
   checkCount(`${path}.maxMaptrackFrames`, limits.maxMaptrackFrames, 0, MAPTRACK_FRAMES_MAX);
-  checkCount(`${path}.maxEvtchnPort`, limits.maxEvtchnPort, 1, EVTCHN_2L_PORTS - 1);
+  checkCount(`${path}.maxEvtchnPort`, limits.maxEvtchnPort, 1, EVTCHN_FIFO_PORTS - 1);
   checkCount(`${path}.p2mPoolPages`, limits.p2mPoolPages, 0, 2 ** 20);
   return limits;
 }

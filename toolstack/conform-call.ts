@@ -9,6 +9,7 @@
 import { notBuilt } from "../hypervisor/dispatch.ts";
 import { DOMID_SELF } from "../shared/abi/xen.ts";
 import { type Actor, hypercall, readBytes, writeBytes } from "./conform-actor.ts";
+import { clearArrayPage, followFifo } from "./conform-fifo.ts";
 import type { Fields, Step, Value } from "./conform-format.ts";
 import {
   CALLS,
@@ -69,12 +70,14 @@ export function callNotBuilt(step: Step): string | undefined {
 
 /** Carries the call out. Answers what the recording would hold: `ret` and, where it has one, `out`. */
 export function replayCall(replay: Replay, actor: Actor, step: Step): Fields {
+  clearArrayPage(replay, actor, step.fields);
   const prepared = prepare(replay, actor, step.fields);
   const { call, cmd, pointer, count } = prepared;
   const registers = { plain: [cmd, pointer], counted: [cmd, pointer, count], pointer: [pointer] };
   const ret = hypercall(replay.machine, actor, call.op, registers[call.registers]);
   const got: Record<string, Value> = { ret: compareRet(replay, step.fields.ret, ret) };
   if (step.fields.cmd === "reset" && ret === 0) forgetPorts(replay, actor, step.fields);
+  if (ret === 0) followFifo(replay, actor, step.fields);
   const expected = step.fields.out;
   if (expected === undefined) return got;
   if (Array.isArray(expected)) {
@@ -275,6 +278,7 @@ function forgetPorts(replay: Replay, caller: Actor, fields: Fields): void {
   for (const port of replay.portBits.values()) {
     if (port.actor.domid === target) port.watched = false;
   }
+  replay.eventArrays.delete(target);
 }
 
 function watchPort(replay: Replay, symbol: string, port: number, step: Step): void {

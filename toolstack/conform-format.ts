@@ -66,9 +66,8 @@ export function parseRecordings(name: string, text: string): RecordingFile {
   const parsed = file.safeParse(json);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
-  throw new Error(
-    `${name}: ${issue?.path.join(".") ?? ""}: ${issue?.message ?? "not a recording"}`,
-  );
+  const field = issue === undefined || issue.path.length === 0 ? "" : `${issue.path.join(".")}: `;
+  throw new Error(`${name}: ${field}${issue?.message ?? "not a recording"}`);
 }
 
 /** The steps of a recording. */

@@ -1,5 +1,5 @@
 /**
- * Steps that stand for many calls: maps and unmaps in a row, and maps until one is refused.
+ * Steps that stand for many calls: maps and unmaps in a row, and maps or event array pages until one is refused.
  *
  * Rule: the calls are laid out as a step of one map would be; what is written down is how many went well and how
  * the last one ended.
@@ -40,6 +40,26 @@ function grantCall(
   const got = replayCall(replay, actor, { i: 0, by: actor.name, fields });
   const out = got.out;
   return (Array.isArray(out) ? ((out as readonly Value[])[0] ?? {}) : {}) as Fields;
+}
+
+const EXPAND = /^expand_array with one more RAM page/;
+/** First of the pages for an event array: RAM that no recording names otherwise. */
+const ARRAY_PAGE = 256;
+
+/** Whether a repeat of this kind can be carried out. */
+export const canRepeat = (what: string): boolean =>
+  what.startsWith("map_grant_ref") || EXPAND.test(what);
+
+/** `repeat`: until the call is refused. */
+export function repeatCalls(replay: Replay, actor: Actor, fields: Fields): Record<string, Value> {
+  if (!EXPAND.test(String(fields.what))) return repeatMaps(replay, actor, fields);
+  for (let i = 0; i < REPEAT_MAX; i++) {
+    const args = { array_gfn: actor.places.f0 + ARRAY_PAGE + i };
+    const step = { call: "event_channel_op", cmd: "expand_array", args };
+    const { ret } = replayCall(replay, actor, { i: 0, by: actor.name, fields: step });
+    if (ret !== 0) return { succeeded: i, last_ret: ret ?? null };
+  }
+  return { succeeded: REPEAT_MAX };
 }
 
 /** loop_map_unmap, and the two forms of repeat that are about maps. */

@@ -44,6 +44,10 @@ export interface Replay {
   readonly initial: ReadonlyMap<string, readonly number[]>;
   readonly entries: Map<string, WatchedEntry>;
   readonly portBits: Map<string, WatchedPort>;
+  /** Pages of the FIFO event array of each domain that has entered that ABI, by domid. */
+  readonly eventArrays: Map<number, number[]>;
+  /** Event interrupts that each vCPU slot has acknowledged: its event word when it last did. */
+  readonly acknowledged: Map<number, number>;
 }
 
 /** RAM pages that have names in recordings. */

@@ -47,6 +47,8 @@ export function setUp(
     handles: new Map(),
     busAddresses: new Map(),
     ports: new Map(),
+    eventArrays: new Map(),
+    acknowledged: new Map(),
     initial,
     entries: new Map(),
     portBits: new Map(),

@@ -16,9 +16,16 @@ import {
 } from "./conform-actor.ts";
 import { callNotBuilt, replayCall } from "./conform-call.ts";
 import { deviceTreeNode } from "./conform-device-tree.ts";
+import {
+  readEventWord,
+  readFifoControl,
+  takeEventInterrupt,
+  writeEventWord,
+  writeFifoReady,
+} from "./conform-fifo.ts";
 import type { Fields, Step, Value } from "./conform-format.ts";
 import { replayObserver } from "./conform-observer.ts";
-import { repeatMaps } from "./conform-repeat.ts";
+import { canRepeat, repeatCalls, repeatMaps } from "./conform-repeat.ts";
 import { actorNamed, numberValue, type Replay } from "./conform-replay.ts";
 import { ENTRY_FLAG_NAMES, flagsOf, flagText } from "./conform-values.ts";
 import { entryAddress, observe, portBit, setEntry } from "./conform-watch.ts";
@@ -198,8 +205,13 @@ const ACTIONS: Readonly<Record<string, Action>> = {
   clear_vcpu_info: clearVcpuInfo,
   destroy_domain: destroyDomain,
   device_tree: deviceTree,
+  read_fifo_control: readFifoControl,
+  write_fifo_ready: writeFifoReady,
+  read_event_word: readEventWord,
+  write_event_word: writeEventWord,
+  take_event_interrupt: takeEventInterrupt,
   loop_map_unmap: repeatMaps,
-  repeat: repeatMaps,
+  repeat: repeatCalls,
 };
 
 /** After these the recorder looked at entries and ports, as after every hypercall. */
@@ -209,6 +221,8 @@ const OBSERVED = new Set([
   "evtchn_bit",
   "destroy_domain",
   "loop_map_unmap",
+  "write_fifo_ready",
+  "write_event_word",
   "repeat",
 ]);
 
@@ -218,7 +232,7 @@ export function stepNotBuilt(step: Step): string | undefined {
   const action = String(step.fields.do);
   if (step.by === "observer") return undefined;
   if (ACTIONS[action] === undefined) return action;
-  if (action === "repeat" && !String(step.fields.what).startsWith("map_grant_ref")) {
+  if (action === "repeat" && !canRepeat(String(step.fields.what))) {
     return String(step.fields.what);
   }
   const vcpu = step.fields.vcpu;

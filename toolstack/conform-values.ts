@@ -54,7 +54,7 @@ export const ENTRY_FLAG_NAMES: FlagNames = {
   sub_page: 256,
 };
 
-export const PORT_BIT_NAMES: FlagNames = { pending: 1, masked: 2 };
+export const PORT_BIT_NAMES: FlagNames = { pending: 1, masked: 2, linked: 4, busy: 8 };
 
 /** The word behind `a|b|0x40`, or undefined when it has a name that is not known. */
 export function flagsOf(text: string, names: FlagNames): number | undefined {

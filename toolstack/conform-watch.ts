@@ -6,15 +6,10 @@
  * with it, has not changed.
  */
 import { type Actor, changeWord, isAlive, readWord } from "./conform-actor.ts";
+import { eventWordBits, portBitsText, usesFifo } from "./conform-fifo.ts";
 import type { Fields, Value } from "./conform-format.ts";
 import type { Replay } from "./conform-replay.ts";
-import {
-  ENTRY_FLAG_NAMES,
-  type FlagNames,
-  flagsOf,
-  flagText,
-  PORT_BIT_NAMES,
-} from "./conform-values.ts";
+import { ENTRY_FLAG_NAMES, flagsOf, flagText } from "./conform-values.ts";
 
 const ENTRY_BYTES = 8;
 export const ENTRIES_PER_FRAME = 512;
@@ -66,6 +61,7 @@ export function changedPorts(replay: Replay): Map<string, number> {
 }
 
 function portBits(replay: Replay, actor: Actor, port: number): number | undefined {
+  if (usesFifo(replay, actor)) return eventWordBits(replay, actor, port);
   let bits = 0;
   for (const which of ["pending", "masked"] as const) {
     const { address, bit } = portBit(actor, port, which);
@@ -76,28 +72,32 @@ function portBits(replay: Replay, actor: Actor, port: number): number | undefine
   return bits;
 }
 
-/** `changed` as a step would list it: spelled as the recording does where both mean the same; undefined: nothing. */
+/** `changed` as a step would list it, by a spelling of its own; undefined: nothing. */
 function listed(
   changed: ReadonlyMap<string, number>,
   expected: Value | undefined,
-  names: FlagNames,
+  spell: (flags: number, expected: Value | undefined) => string,
 ): Fields | undefined {
   if (changed.size === 0) return undefined;
   const wanted = (expected ?? {}) as Fields;
   const got: Record<string, Value> = {};
-  for (const [symbol, flags] of changed) {
-    const text = wanted[symbol];
-    const same = typeof text === "string" && flagsOf(text, names) === flags;
-    got[symbol] = same ? text : flagText(flags, names);
-  }
+  for (const [symbol, flags] of changed) got[symbol] = spell(flags, wanted[symbol]);
   return got;
+}
+
+/** Entry flags, spelled as the recording does where both mean the same. */
+function entryText(flags: number, expected: Value | undefined): string {
+  const same = typeof expected === "string" && flagsOf(expected, ENTRY_FLAG_NAMES) === flags;
+  return same ? expected : flagText(flags, ENTRY_FLAG_NAMES);
 }
 
 /** Adds `entries` and `port_bits` to what a step got. */
 export function observe(replay: Replay, expected: Fields, got: Record<string, Value>): void {
-  const entries = listed(changedEntries(replay), expected.entries, ENTRY_FLAG_NAMES);
+  const entries = listed(changedEntries(replay), expected.entries, entryText);
   if (entries !== undefined) got.entries = entries;
-  const ports = listed(changedPorts(replay), expected.port_bits, PORT_BIT_NAMES);
+  const ports = listed(changedPorts(replay), expected.port_bits, (bits, text) =>
+    portBitsText(replay, bits, text),
+  );
   if (ports !== undefined) got.port_bits = ports;
 }
 

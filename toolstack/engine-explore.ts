@@ -10,7 +10,7 @@ import { runDomain } from "../domains/main.ts";
 import { isOver } from "../explore/actor.ts";
 import { buildMachine } from "../explore/machine.ts";
 import { randomScheduler } from "../explore/random.ts";
-import { run as runSteps } from "../explore/run.ts";
+import { type Outcome, run as runSteps } from "../explore/run.ts";
 import type { Death, Machine, Part } from "../explore/state.ts";
 import { audit } from "../hypervisor/audit.ts";
 import { openHost } from "../platform/host.ts";
@@ -132,24 +132,34 @@ async function stepToEnd(
     await new Promise((resume) => setImmediate(resume));
     if (options.signal.aborted) return { kind: "interrupted" };
     const outcome = runSteps(machine, { maxSteps: STEPS_PER_TURN, command: "", until });
-    if (outcome.verdict === "bug") {
-      const lines = traceTail(machine.words, machine.layout);
-      return { kind: "bug", reason: outcome.findings.join("; "), lines };
-    }
+    if (outcome.verdict === "bug") return bugOf(machine, outcome);
     const death = machine.deaths.find(isOops);
     if (death !== undefined) {
-      return { kind: "crashed", domain: death.name, reason: reasonOf(death.error) };
+      return {
+        kind: "crashed",
+        part: partName(machine, death.name),
+        reason: reasonOf(death.error),
+      };
     }
     if (settled()) {
       // The others come to rest, so that the audit sees no handler between two of its gaps.
-      runSteps(machine, { maxSteps: REST_STEPS, command: "" });
-      return { kind: "finished" };
+      const rest = runSteps(machine, { maxSteps: REST_STEPS, command: "" });
+      return rest.verdict === "bug" ? bugOf(machine, rest) : { kind: "finished" };
     }
     if (outcome.verdict !== "exhausted") return hungOf(machine, awaited, names);
     if (performance.now() > deadline) return hungOf(machine, awaited, names);
     options.progress(`${machine.steps} steps`);
   }
 }
+
+const bugOf = (machine: Machine, outcome: Outcome): Ending => ({
+  kind: "bug",
+  reason: outcome.findings.join("; "),
+  lines: traceTail(machine.words, machine.layout),
+});
+
+const partName = ({ model }: Machine, name: string): string =>
+  `${model.devices.some((device) => device.name === name) ? "device" : "domain"} ${name}`;
 
 const isOops = (death: Death): boolean => death.state === "oops";
 

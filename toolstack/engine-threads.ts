@@ -102,7 +102,8 @@ function stillAwaited(machine: ThreadedMachine, prepared: Prepared): readonly st
 }
 
 function endingOf(machine: ThreadedMachine, death: Death): Ending {
-  if (!death.isBug) return { kind: "crashed", domain: death.name, reason: death.reason };
+  if (!death.isBug)
+    return { kind: "crashed", part: `${death.kind} ${death.name}`, reason: death.reason };
   const reason = `${death.name}: ${death.reason}`;
   return { kind: "bug", reason, lines: traceTail(machine.words, machine.layout) };
 }

@@ -15,8 +15,8 @@ export type EngineName = (typeof ENGINES)[number];
 export type Ending =
   /** Every awaited program has ended. */
   | { readonly kind: "finished" }
-  /** A guest or device died that nobody had asked to. */
-  | { readonly kind: "crashed"; readonly domain: string; readonly reason: string }
+  /** A guest or device died that nobody had asked to: `domain guest`, `device disk0`. */
+  | { readonly kind: "crashed"; readonly part: string; readonly reason: string }
   /** Nobody moves any more, or time is up: what is awaited, and what was seen last. */
   | {
       readonly kind: "hung";

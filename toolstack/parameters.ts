@@ -80,9 +80,19 @@ function checkWord(path: string, spec: ParameterSpec, value: string): string {
   return value;
 }
 
+/** What is at a path; undefined: nothing. A path that cannot be followed (a loop, a closed folder) is refused. */
+function statsOf(path: string): ReturnType<typeof statSync> {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new SetupError(`disk file ${path}: cannot be looked at (${code})`);
+  }
+}
+
 /** A regular file with something in it that may be read. */
 function checkFile(path: string): string {
-  const stats = statSync(path, { throwIfNoEntry: false });
+  const stats = statsOf(path);
   if (stats === undefined) throw new SetupError(`disk file ${path}: no such file`);
   if (stats.isDirectory()) throw new SetupError(`disk file ${path}: is a directory`);
   if (!stats.isFile()) throw new SetupError(`disk file ${path}: is not a regular file`);

@@ -150,18 +150,24 @@ function codeOf(ending: Ending): number {
   }
 }
 
+/** Longest value that a line about a hang repeats. */
+const VALUE_SHOWN = 60;
+
+const clipped = (text: string): string =>
+  text.length <= VALUE_SHOWN ? text : `${text.slice(0, VALUE_SHOWN)}…`;
+
 function problemsOf(ending: Ending, finished: Finished): readonly string[] {
   switch (ending.kind) {
     case "finished":
       return [];
     case "crashed":
-      return [`domain ${ending.domain} died: ${ending.reason}`];
+      return [`${ending.part} died: ${ending.reason}`];
     case "hung": {
       const last = finished.reports.at(-1);
       const seen =
         last === undefined
           ? "nothing was reported"
-          : `last report: ${last.domain} ${last.key}=${last.value}`;
+          : `last report: ${last.domain} ${last.key}=${clipped(String(last.value))}`;
       return [`still waiting for: ${ending.awaited.join(", ")}; ${seen}`, ...ending.lines];
     }
     case "bug":

@@ -60,13 +60,27 @@ export const INIT_CONTROL_SIZE = 24;
 export const INIT_CONTROL_GFN = 0; // u64 in
 export const INIT_CONTROL_OFFSET = 8; // u32 in
 export const INIT_CONTROL_VCPU = 12; // u32 in
-/** Bytes of the control block that a vCPU of the FIFO ABI registers: ready, reserved, 16 heads. */
+export const INIT_CONTROL_LINK_BITS = 16; // u8 out
+/** Control block that a vCPU of the FIFO ABI registers: ready u32@0, reserved, 16 heads. */
 export const FIFO_CONTROL_BLOCK_SIZE = 72;
+export const FIFO_CONTROL_READY = 0; // [XEN] sets, [GST] clears a bit a priority: or, and
+export const FIFO_CONTROL_HEAD = 8; // u32 a priority: [XEN] first port of a queue that was empty
+/** Event word: one a port. [XEN] and [GST]: atomic operations only. */
+export const EVTCHN_FIFO_PENDING = 1 << 31;
+export const EVTCHN_FIFO_MASKED = 1 << 30;
+export const EVTCHN_FIFO_LINKED = 1 << 29;
+export const EVTCHN_FIFO_BUSY = 1 << 28;
+export const EVTCHN_FIFO_LINK_BITS = 17;
+export const EVTCHN_FIFO_LINK_MASK = (1 << EVTCHN_FIFO_LINK_BITS) - 1;
+export const EVTCHN_FIFO_PRIORITY_DEFAULT = 7;
+export const EVTCHN_FIFO_PRIORITY_MIN = 15;
 /** evtchn_expand_array: array_gfn u64@0. */
 export const EXPAND_ARRAY_SIZE = 8;
+export const EXPAND_ARRAY_GFN = 0; // u64 in
 /** evtchn_set_priority: port u32@0, priority u32@4. */
 export const SET_PRIORITY_SIZE = 8;
 export const SET_PRIORITY_PORT = 0; // u32 in
+export const SET_PRIORITY_PRIORITY = 4; // u32 in
 
 export const EVTCHNSTAT_closed = 0;
 export const EVTCHNSTAT_unbound = 1;

@@ -7,7 +7,15 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const ROOT = join(import.meta.dirname, "..", "..");
-const FOLDERS = ["shared", "hypervisor", "domains", "explore", "test/hypervisor", "test/explore"];
+const FOLDERS = [
+  "shared",
+  "hypervisor",
+  "domains",
+  "explore",
+  "test/hypervisor",
+  "test/explore",
+  "test/fuzz",
+];
 
 export interface Patch {
   /** Path below the project. */

@@ -34,7 +34,7 @@ const FLOORS: Readonly<Record<string, Floor>> = {
 
 /** Files that are started, found by listing a folder, or read by a tool: nobody imports them. */
 const ENTRIES: readonly RegExp[] = [
-  /^(cli|bench)\/main\.ts$/,
+  /^(cli|bench|test\/fuzz)\/main\.ts$/,
   /^platform\/([a-z0-9-]+-)?worker\.ts$/,
   /^scenarios\/[^/]+\.ts$/,
   /^test\/.*\.test\.ts$/,

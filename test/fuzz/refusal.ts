@@ -1,0 +1,295 @@
+/**
+ * A refusal leaves the state as it was (I-32): every control word, every translation, and every word of the pages of
+ * Xen that guests can see, compared with a copy taken before the request.
+ *
+ * What may differ, and why:
+ *   clock, doorbells, trace, channels, samples, TLBs, event and access words, hypercall and flush counters: not state
+ *   generations, links and heads of lists: an order in which nothing is remembered but what comes next
+ *   table pages and their pools, blocks broken up: a path is prepared before the entry that needs it is refused
+ *   frames of the Xen heap that nobody owned, and the sizes of tables that grew: growth stays, as in Xen
+ *   rows of domains that do not exist, of free handles and of active entries without a pin: nobody reads them
+ *   all but the state of a free port: it gets its defaults when it is looked for
+ *   reading and writing bits that a guest had set itself: the hypervisor may take them back
+ */
+
+import { ECS_FREE } from "../../hypervisor/event-ports.ts";
+import { isXenHeap } from "../../hypervisor/frame-table.ts";
+import { scanP2m } from "../../hypervisor/p2m-scan.ts";
+import { domainField, type Xen } from "../../hypervisor/xen.ts";
+import { GTF_reading, GTF_writing } from "../../shared/abi/grant.ts";
+import {
+  DOM,
+  DOMAIN_FREE,
+  DOMAIN_WORDS,
+  type Layout,
+  LINE,
+  LINE_WORDS,
+  MACHINE,
+} from "../../shared/layout.ts";
+import {
+  EVTCHN_FIFO_ARRAY_PAGES,
+  EVTCHN_FIFO_QUEUES,
+  GRANT_ENTRIES_PER_FRAME,
+  MAPTRACK_PER_FRAME,
+  NOT_PRESENT,
+  PAGE_SIZE,
+  VCPUS_MAX,
+} from "../../shared/limits.ts";
+import { FrameIndex } from "../../shared/units.ts";
+import type { World } from "./world.ts";
+
+const STATUS_BITS = GTF_reading | GTF_writing;
+
+/** Tables of which no word is state, by their name in the layout. */
+const IGNORED_TABLES: ReadonlySet<string> = new Set([
+  "frameNext",
+  "framePrevious",
+  "frameGeneration",
+  "frameDma",
+  "channels",
+  "tlbTags",
+  "tlbValues",
+  "holds",
+  "samples",
+  "faults",
+  "trace",
+]);
+const STATE_OF_MACHINE: readonly number[] = [
+  MACHINE.STOP,
+  MACHINE.FREE_FRAMES,
+  MACHINE.DOMID_ROVER,
+  MACHINE.VIRQ_DOM_EXC_DOMAIN,
+  MACHINE.DEAD_DOMAINS,
+];
+const STATE_OF_LINE: readonly number[] = [
+  LINE.STATE,
+  LINE.KIND,
+  LINE.DOMAIN,
+  LINE.NUMBER,
+  LINE.ROOT,
+  LINE.MODE,
+  LINE.INTERRUPTS,
+  LINE.HELD,
+];
+const IGNORED_OF_DOMAIN: ReadonlySet<number> = new Set([
+  DOM.XENHEAP_PAGES,
+  DOM.PAGE_LIST,
+  DOM.XENPAGE_LIST,
+  DOM.P2M_POOL,
+  DOM.P2M_POOL_FREE,
+  DOM.P2M_PAGES,
+  DOM.P2M_PAGE_COUNT,
+  DOM.GRANT_FRAMES,
+  DOM.MAPTRACK_LIMIT,
+  DOM.VALID_EVTCHNS,
+  DOM.SUPERPAGES_SPLIT,
+  DOM.P2M_SEQUENCE,
+  DOM.MAPTRACK_HEAD,
+  DOM.MAPTRACK_HEAD + 1,
+  DOM.MAPTRACK_HEAD + 2,
+  DOM.MAPTRACK_HEAD + 3,
+  DOM.MAPTRACK_TAIL,
+  DOM.MAPTRACK_TAIL + 1,
+  DOM.MAPTRACK_TAIL + 2,
+  DOM.MAPTRACK_TAIL + 3,
+]);
+
+interface Table {
+  readonly name: string;
+  readonly base: number;
+}
+
+/** Tables in the order in which they lie, from the layout itself: a new table is compared unless it says otherwise. */
+function tablesOf(layout: Layout): readonly Table[] {
+  const sizes = new Set(["words", "ramFrames", "frames", "chunks", "identityRows"]);
+  const named = Object.entries(layout).flatMap(([name, base]) =>
+    typeof base === "number" && !sizes.has(name) ? [{ name, base }] : [],
+  );
+  return [{ name: "machine", base: 0 }, ...named].sort((a, b) => a.base - b.base);
+}
+
+/** Words that are not state, once for a layout: 1 ignored. */
+function ignoredWords(layout: Layout, tables: readonly Table[]): Uint8Array {
+  const ignored = new Uint8Array(layout.words);
+  tables.forEach(({ name, base }, i) => {
+    const end = tables[i + 1]?.base ?? layout.words;
+    if (IGNORED_TABLES.has(name)) ignored.fill(1, base, end);
+    for (let word = base; word < end; word++) {
+      const at = word - base;
+      if (name === "machine" && !STATE_OF_MACHINE.includes(at)) ignored[word] = 1;
+      if (name === "lines" && !STATE_OF_LINE.includes(at % LINE_WORDS)) ignored[word] = 1;
+      if (name === "domains" && IGNORED_OF_DOMAIN.has(at % DOMAIN_WORDS)) ignored[word] = 1;
+    }
+  });
+  return ignored;
+}
+
+/** Pages of Xen that a guest owns, as they were. */
+interface SharedPage {
+  readonly frame: FrameIndex;
+  readonly content: Int32Array;
+}
+
+/** Takes copies of one machine's state and compares them with what is there later. */
+export class Refusals {
+  readonly #world: World;
+  readonly #tables: readonly Table[];
+  readonly #ignored: Uint8Array;
+  readonly #before: Int32Array;
+  #translations = 0;
+  #pages: readonly SharedPage[] = [];
+
+  constructor(world: World) {
+    const { layout } = world.xen;
+    this.#world = world;
+    this.#tables = tablesOf(layout);
+    this.#ignored = ignoredWords(layout, this.#tables);
+    this.#before = new Int32Array(layout.words);
+  }
+
+  remember(): void {
+    const { xen } = this.#world;
+    this.#before.set(xen.words);
+    this.#translations = translationsOf(this.#world);
+    this.#pages = sharedPages(xen);
+  }
+
+  /** What differs, in words; `written` are frames that hold the request's own arguments. */
+  differences(written: ReadonlySet<number>): readonly string[] {
+    const { xen } = this.#world;
+    const found: string[] = [];
+    const words = xen.words;
+    const before = this.#before;
+    for (let i = 0; i < words.length && found.length < 4; i++) {
+      if (words[i] === before[i] || this.#ignored[i] === 1) continue;
+      const what = this.#name(i);
+      if (what !== undefined) found.push(`${what} was ${before[i]} and is ${words[i]}`);
+    }
+    if (translationsOf(this.#world) !== this.#translations)
+      found.push("a P2M translates otherwise");
+    for (const { frame, content } of this.#pages) {
+      if (!written.has(frame)) found.push(...this.#changedWords(frame, content));
+    }
+    return found;
+  }
+
+  /** Names a word that changed; undefined: it may. */
+  #name(word: number): string | undefined {
+    const { xen } = this.#world;
+    const { limits } = xen.model;
+    let table = this.#tables[0];
+    for (const next of this.#tables) if (next.base <= word) table = next;
+    if (table === undefined) return undefined;
+    const at = word - table.base;
+    const text = `${table.name}[${at}]`;
+    const refs = limits.grantFrames * GRANT_ENTRIES_PER_FRAME;
+    const handles = limits.maptrackFrames * MAPTRACK_PER_FRAME;
+    switch (table.name) {
+      case "frameCount":
+      case "frameOwner":
+        return at < limits.xenHeapPages && this.#was("frameOwner", at) === NOT_PRESENT
+          ? undefined
+          : text;
+      case "domains": {
+        const row = at - (at % DOMAIN_WORDS);
+        return this.#was("domains", row + DOM.STATE) === DOMAIN_FREE ? undefined : text;
+      }
+      case "actDomid":
+      case "actFrame":
+        return this.#was("actPin", at) === 0 ? undefined : this.#ofDomain(at, refs, text);
+      case "actPin":
+        return this.#ofDomain(at, refs, text);
+      case "trackRef":
+      case "trackDomid":
+      case "trackVcpu":
+        return this.#was("trackFlags", at) === 0 ? undefined : this.#ofDomain(at, handles, text);
+      case "trackFlags":
+        return this.#ofDomain(at, handles, text);
+      case "grantFrame":
+        return undefined;
+      case "fifoArray":
+        return this.#ofDomain(at, EVTCHN_FIFO_ARRAY_PAGES, text);
+      case "fifoControl":
+        return this.#ofDomain(at, 2 * VCPUS_MAX, text);
+      case "fifoTail":
+        return this.#ofDomain(at, EVTCHN_FIFO_QUEUES * VCPUS_MAX, text);
+      default:
+        if (!table.name.startsWith("port")) return text;
+        // A free port has a state and nothing else: the rest is set when it is looked for, as in Xen.
+        if (table.name !== "portState" && this.#was("portState", at) === ECS_FREE) return undefined;
+        return this.#ofDomain(at, limits.ports, text);
+    }
+  }
+
+  #ofDomain(at: number, rows: number, text: string): string | undefined {
+    const row = Math.floor(at / rows) * DOMAIN_WORDS;
+    return this.#was("domains", row + DOM.STATE) === DOMAIN_FREE ? undefined : text;
+  }
+
+  /** Words of a page of Xen that changed. Status bits of a pinned entry may: a guest had rewritten what they were. */
+  #changedWords(frame: FrameIndex, before: Int32Array): readonly string[] {
+    const { xen } = this.#world;
+    const found: string[] = [];
+    const first = this.#firstEntry(frame);
+    for (let i = 0; i < before.length && found.length < 2; i++) {
+      const was = before[i] ?? 0;
+      const is = xen.memory.peek(frame, i * 4);
+      if (is === was || is === (was & ~(was & STATUS_BITS & ~is))) continue;
+      const pinned = first >= 0 && i % 2 === 0 && this.#was("actPin", first + i / 2) !== 0;
+      if (pinned && (is & ~STATUS_BITS) === (was & ~STATUS_BITS)) continue;
+      found.push(`word ${i} of Xen's page ${frame} was 0x${hex(was)} and is 0x${hex(is)}`);
+    }
+    return found;
+  }
+
+  /** Row of the active entry of the first entry in a grant frame; -1: it is none. */
+  #firstEntry(frame: FrameIndex): number {
+    const { grantFrames } = this.#world.xen.model.limits;
+    for (const domid of this.#world.domains()) {
+      const row = domid * grantFrames;
+      for (let n = 0; n < grantFrames; n++) {
+        if (this.#was("grantFrame", row + n) !== frame) continue;
+        if (n < this.#was("domains", domid * DOMAIN_WORDS + DOM.GRANT_FRAMES)) {
+          return (row + n) * GRANT_ENTRIES_PER_FRAME;
+        }
+      }
+    }
+    return -1;
+  }
+
+  #was(name: string, at: number): number {
+    const base = this.#tables.find((table) => table.name === name)?.base ?? 0;
+    return this.#before[base + at] ?? 0;
+  }
+}
+
+/** A sum over all pages of all P2Ms: the same for a block and for the pages it was broken into. */
+function translationsOf(world: World): number {
+  const { xen } = world;
+  let sum = 0;
+  for (const domid of world.domains()) {
+    if (domainField(xen, domid, DOM.P2M_ROOT) === NOT_PRESENT) continue;
+    scanP2m(xen, domid, 0, (gfn, frame, type, order) => {
+      for (let i = 0; i < 2 ** order; i++) {
+        const page = Math.imul((gfn + i) | 0, 0x9e37_79b1) ^ Math.imul(frame + i, 0x85eb_ca77);
+        sum = (sum + Math.imul(page ^ (type << 8) ^ domid, 0xc2b2_ae3d)) | 0;
+      }
+      return true;
+    });
+  }
+  return sum;
+}
+
+function sharedPages(xen: Xen): readonly SharedPage[] {
+  const pages: SharedPage[] = [];
+  for (let index = 0; index < xen.model.limits.xenHeapPages; index++) {
+    if (!isXenHeap(xen, index) || (xen.words[xen.layout.frameOwner + index] ?? -1) < 0) continue;
+    const frame = FrameIndex(index);
+    const content = new Int32Array(PAGE_SIZE / 4);
+    xen.memory.read(frame, 0, new Uint8Array(content.buffer), 0, PAGE_SIZE);
+    pages.push({ frame, content });
+  }
+  return pages;
+}
+
+const hex = (word: number): string => (word >>> 0).toString(16);
