@@ -10,6 +10,7 @@ import { DOM, domainOf, LINE, lineOf, mfnAt, PGC_xen_heap, WALK_TABLE } from "./
 import { NOT_PRESENT, PAGE_SIZE } from "./limits.ts";
 import { walk } from "./mmu.ts";
 import { type Prediction, predict, type TransferFacts } from "./predict.ts";
+import { busOffsetOf } from "./resolve-devices.ts";
 import type { FinalState, Judgement } from "./scenario.ts";
 import { TRACE_DMA, traceCount, traceRecord } from "./trace.ts";
 import { FrameIndex } from "./units.ts";
@@ -53,10 +54,7 @@ interface Targets {
 const DOMAIN_NAMES = { dom0: "dom0", driver: "drv" } as const;
 
 export function judgeTransfer(state: FinalState): Judgement {
-  const facts = state.facts as unknown as Pick<
-    TransferRow,
-    "backend" | "iommu" | "pages" | "busOffset" | "source" | "note"
-  >;
+  const facts = factsOf(state);
   const backend = DOMAIN_NAMES[facts.backend];
   const granted = grantedFrames(state);
   const transfer = transferFacts(state, backend, facts, granted);
@@ -91,6 +89,22 @@ export function judgeTransfer(state: FinalState): Judgement {
     fileSha256,
   };
   return { row: { ...row }, expectations: claims };
+}
+
+type RunFacts = Pick<TransferRow, "backend" | "iommu" | "pages" | "busOffset" | "source" | "note">;
+
+/** What the variant says about the story, and what the machine says about itself: overrides may have changed it. */
+function factsOf(state: FinalState): RunFacts {
+  const facts = state.facts as unknown as RunFacts;
+  const [device] = state.model.devices;
+  const name = DOMAIN_NAMES[facts.backend];
+  const announced = state.model.domains.find((domain) => domain.name === name)?.extendedRegions;
+  return {
+    ...facts,
+    iommu: device?.behindIommu === true,
+    pages: announced?.length === 0 ? "ballooned" : "unpopulated",
+    busOffset: device === undefined ? 0 : busOffsetOf(device),
+  };
 }
 
 /** Domid of a domain by name: ids are given out in the order of the model. */
@@ -234,7 +248,9 @@ function victimClaim(
 ): Judgement["expectations"] {
   if (!targets.missed) return [];
   const file = new Uint8Array(PAGE_SIZE);
-  const got = state.host.readAt(targets.lastBurst * PAGE_SIZE, file, PAGE_SIZE);
+  const start = targets.lastBurst * PAGE_SIZE;
+  const length = Math.min(PAGE_SIZE, Number(state.parameters.bytes) - start);
+  const got = state.host.readAt(start, file, length);
   const frame = new Uint8Array(PAGE_SIZE);
   state.memory.read(FrameIndex(targets.frame), 0, frame, 0, PAGE_SIZE);
   const changed = got > 0 && file.subarray(0, got).every((byte, i) => byte === frame[i]);

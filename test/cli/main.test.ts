@@ -1,5 +1,5 @@
 import { type SpawnSyncReturns, spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -65,6 +65,10 @@ describe("a wrong word ends with one line, its nearest neighbour and exit code 2
   test("a seed that is no number", () => {
     expect(refusal("run", story, "--seed", "seven")[0]).toBe(2);
   });
+  test("a repetition that would run out of seeds", () => {
+    const refused = refusal("run", story, "--seed", "4294967295", "--repeat", "2");
+    expect(refused).toEqual([2, "gfn2mfn: --repeat: the last seed would be above 4294967295"]);
+  });
   test("an unknown variant", () => {
     expect(refusal("run", story, "--variant", "defualt")).toEqual([
       2,
@@ -114,6 +118,14 @@ describe("a disk file that cannot be one starts nothing", () => {
     expect(refusal("run", story, "--disk", ".")).toEqual([
       4,
       "gfn2mfn: disk file .: is a directory",
+    ]);
+  });
+  test("a link to itself", () => {
+    const link = join(folder, "loop");
+    symlinkSync(link, link);
+    expect(refusal("run", story, "--disk", link)).toEqual([
+      4,
+      `gfn2mfn: disk file ${link}: cannot be looked at (ELOOP)`,
     ]);
   });
   test("an empty file", () => {
@@ -195,6 +207,20 @@ test("xlat without a gfn shows what is mapped, grants too once a device moves by
   const { stdout } = call("xlat", story, "drv", "--at", "dma", "--json");
   const types = JSON.parse(stdout).ranges.map((range: { type: string }) => range.type);
   expect(types).toContain("grant_map_rw");
+});
+
+test("an override of the machine changes what is predicted, and what the row says", () => {
+  const variant = "dom0/bare/ballooned/flat/page_to_phys";
+  const options = ["--engine", "explore", "--bytes", "1", "--variant", variant, "--json"];
+  const rowOf = (...more: readonly string[]) =>
+    JSON.parse(call("run", "which-address", ...options, ...more).stdout).variants[0];
+  expect(rowOf()).toMatchObject({ iommu: false, verdict: "wrong-frame", expected: true });
+  expect(rowOf("--iommu", "on")).toMatchObject({
+    iommu: true,
+    translatedBy: "iommu",
+    verdict: "right-frame",
+    expected: true,
+  });
 });
 
 /** A scenario module whose only guest runs `body`. */

@@ -107,6 +107,17 @@ describe("an explored machine", () => {
     expect(outcome.steps).toBe(500);
   });
 
+  it("calls an error that nobody's program has thrown a bug, and says where it came from", () => {
+    const machine = machineWith(nothing, nothing);
+    const { scheduler } = machine.options;
+    scheduler.choose = () => {
+      throw new TypeError("planted");
+    };
+    const { verdict, findings } = go(machine);
+    expect(verdict).toBe("bug");
+    expect(findings[0]).toMatch(/^TypeError: planted\n +at /);
+  });
+
   it("stops the domain whose program faults, and the other one goes on", () => {
     function* later(): Program {
       yield { kind: TRAP_SLEEP, timeMs: 10 };

@@ -19,6 +19,13 @@ describe("the nearest known name", () => {
       'unknown mode "banana"; known: on, off',
     );
   });
+  test("is one example of a long list, which begins alike where one does", () => {
+    const known = Array.from({ length: 9 }, (_, i) => `number-${i}/of/a/long/list`);
+    expect(unknownName("row", "number-3", known)).toBe(
+      'unknown row "number-3"; there are 9, such as "number-3/of/a/long/list"',
+    );
+    expect(unknownName("row", "x", known)).toContain('such as "number-0/of/a/long/list"');
+  });
 });
 
 describe("sizes and addresses", () => {
