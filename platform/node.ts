@@ -14,6 +14,13 @@ import type { DeviceApi, DomainApi, HypervisorApi, Posted } from "./worker-api.t
 /** A worker has ended although nobody had asked for that. */
 export class WorkerDeath extends Error {
   override readonly name = "WorkerDeath";
+  /** What the worker was: `hypervisor`, `domain guest`, `device disk0`. */
+  readonly part: string;
+
+  constructor(part: string, cause: Error | undefined) {
+    super(cause === undefined ? "its worker has ended" : cause.message, { cause });
+    this.part = part;
+  }
 }
 
 /** A worker and the calls that reach it before it runs. */
@@ -107,10 +114,7 @@ function partOf<Api>(role: Role, name: string, posted: (what: Posted) => void): 
   const hand = hire(role);
   hand.posted = posted;
   const death = hand.gone.then((cause) => {
-    throw new WorkerDeath(
-      cause === undefined ? `${name}: its worker has ended` : `${name}: ${cause.message}`,
-      { cause },
-    );
+    throw new WorkerDeath(role === "hypervisor" ? role : `${role} ${name}`, cause);
   });
   // A worker that ends while nobody calls it is nobody's unhandled rejection.
   death.catch(() => {});

@@ -6,6 +6,7 @@
  */
 
 import { openHost } from "../platform/host.ts";
+import { WorkerDeath } from "../platform/node.ts";
 import type { Row } from "../shared/scenario.ts";
 import type {
   BootedMachine,
@@ -51,7 +52,7 @@ export interface RunControl {
   readonly signal: AbortSignal;
 }
 
-/** Runs every prepared variant. A variant that cannot even boot rejects. */
+/** Runs every prepared variant. A machine that cannot be built rejects; a worker that dies in its boot is a result. */
 export async function runVariants(
   variants: readonly Prepared[],
   control: RunControl,
@@ -65,9 +66,16 @@ export async function runVariants(
       const booted = await next.catch((error: unknown) => {
         // A boot that the person has stopped fails as anything would that is torn away.
         if (control.signal.aborted) return undefined;
+        if (error instanceof WorkerDeath) return error;
         throw error;
       });
       if (booted === undefined) break;
+      if (booted instanceof WorkerDeath) {
+        const dead = deadOnArrival(prepared, booted);
+        watch.ended(dead);
+        results.push(dead);
+        break;
+      }
       next = bootAt(boot, variants, i + 1, control, watch);
       watch.started(prepared, i, variants.length);
       const result = await runOne(booted, prepared);
@@ -79,6 +87,18 @@ export async function runVariants(
     await (await next.catch(() => undefined))?.discard();
   }
   return results;
+}
+
+/** A worker that died before its machine ran: the same outcome as a death while it runs. */
+function deadOnArrival(prepared: Prepared, death: WorkerDeath): VariantResult {
+  return {
+    variant: prepared.resolved.variant,
+    seed: prepared.choice.seed,
+    code: death.part === "hypervisor" ? EXIT_BUG : EXIT_DOMAIN,
+    problems: [`${death.part} died while it booted: ${death.message}`],
+    reports: [],
+    durationMs: 0,
+  };
 }
 
 async function engineOf(name: EngineName): Promise<Engine> {

@@ -266,3 +266,13 @@ test("Ctrl-C stops an explored run of many short variants, with exit code 130", 
   child.kill("SIGINT");
   expect(await new Promise((resolve) => child.once("exit", resolve))).toBe(130);
 });
+
+test("a worker that dies while it boots ends the run with exit code 6 and its name", () => {
+  const story = `import { isMainThread } from "node:worker_threads";
+    if (!isMainThread) process.exit(3);
+    export default { name: "one guest", machine: { memory: "128MiB" }, domains: {
+      guest: { kind: "domU", memory: "8MiB", *program() {} } } };`;
+  const { status, stderr } = call("run", write("boot-death.ts", story), "--no-progress");
+  expect(status).toBe(6);
+  expect(stderr).toMatch(/domain (dom0|guest) died while it booted/);
+});
