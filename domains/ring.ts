@@ -7,7 +7,6 @@
  * Behaviour: xen/include/public/io/ring.h.
  */
 import {
-  freeRequests,
   mustNotify,
   RING_REQ_EVENT,
   RING_REQ_PROD,
@@ -55,10 +54,6 @@ export function* initSharedRing(ring: Ring): Program {
   yield* storeWord(ring.cpu, ring.gaddr + RING_REQ_EVENT, 1);
   yield* storeWord(ring.cpu, ring.gaddr + RING_RSP_EVENT, 1);
 }
-
-/** Slots the front may still fill. */
-export const roomForRequests = (ring: Ring): number =>
-  freeRequests(ring.size, ring.produced, ring.consumed);
 
 /** Writes `count` entries into the slots from the private producer on, and advances it. */
 export function* putEntries(ring: Ring, entries: Uint8Array, count: number): Program {

@@ -10,8 +10,6 @@ import { allocPages, type Pages, pageToPhys } from "./pages.ts";
 
 export const IO_TLB_SIZE = 2048;
 export const IO_TLB_SEGSIZE = 128;
-/** Largest mapping: 256 KiB. */
-export const SWIOTLB_MAPPING_MAX = IO_TLB_SIZE * IO_TLB_SEGSIZE;
 
 export interface SwiotlbPool {
   readonly start: Gaddr;

@@ -70,6 +70,23 @@ export function sharedGfn(xen: Xen, domid: number, ref: number): number {
   return xen.memory.load(sharedFrame(xen, domid, ref), sharedOffset(ref) + GRANT_ENTRY_FRAME) >>> 0;
 }
 
+/**
+ * Exchanges two shared entries of a domain, status bits and all. The owner may be writing either one: it is then told
+ * the words that it wrote itself. Neither entry may be pinned.
+ */
+export function swapSharedEntries(xen: Xen, domid: number, a: number, b: number): void {
+  const frameA = sharedFrame(xen, domid, a);
+  const frameB = sharedFrame(xen, domid, b);
+  for (let at = 0; at < GRANT_ENTRY_BYTES; at += 4) {
+    xen.memory.onGuestWord?.();
+    const wordA = xen.memory.load(frameA, sharedOffset(a) + at);
+    xen.memory.onGuestWord?.();
+    const wordB = xen.memory.load(frameB, sharedOffset(b) + at);
+    xen.memory.store(frameA, sharedOffset(a) + at, wordB);
+    xen.memory.store(frameB, sharedOffset(b) + at, wordA);
+  }
+}
+
 /** Whether an access needs the status bits to be set first: nobody has it, or it would be the first writer. */
 export const needsStatus = (pin: number, readonly: boolean): boolean =>
   pin === 0 || (!readonly && (pin & (GNTPIN_hstw_mask | GNTPIN_devw_mask)) === 0);

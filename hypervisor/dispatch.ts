@@ -34,7 +34,7 @@ import { createDomain } from "./domain-build.ts";
 import { vcpuDied } from "./domain-death.ts";
 import { controlDomctl, domctlNotBuilt, domctlOp } from "./domctl.ts";
 import { eventChannelOp } from "./event-channel.ts";
-import { grantTableNotBuilt, grantTableOp } from "./grant-table.ts";
+import { grantTableOp } from "./grant-table.ts";
 import { hvmOp } from "./hvm-op.ts";
 import { deviceFault, deviceRaise } from "./iommu-devices.ts";
 import { memoryOp } from "./memory-op.ts";
@@ -48,8 +48,6 @@ export type Answer = number | Preemptible;
 /** Whether Xen knows this operation but this hypervisor does not answer it yet. */
 export function notBuilt(op: number, cmd: number): boolean {
   switch (op) {
-    case HYPERVISOR_grant_table_op:
-      return grantTableNotBuilt(cmd);
     case HYPERVISOR_domctl:
       return domctlNotBuilt(cmd);
     case HYPERVISOR_sched_op:

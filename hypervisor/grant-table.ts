@@ -1,5 +1,5 @@
 /**
- * Grant table operations: dispatch, set-up, queries and growth. Mapping is grant-map.ts, copying grant-copy.ts.
+ * Grant table operations: dispatch, set-up, queries and growth. The others stand in files of their own, grant-*.ts.
  *
  * Rule: each operation checks in Xen's order, then commits; statuses of single operations go into their structures,
  * the return value speaks of the batch.
@@ -38,6 +38,7 @@ import {
   EINVAL,
   ENOMEM,
   ENOSYS,
+  EOPNOTSUPP,
   GNTST_bad_domain,
   GNTST_bad_virt_addr,
   GNTST_general_error,
@@ -47,9 +48,12 @@ import {
 import type { DomId } from "../shared/units.ts";
 import { grantFrame } from "./active-entry.ts";
 import { shareXenPageWithGuest, xenHeapGfn } from "./frame-table.ts";
+import { cacheFlush } from "./grant-cache-flush.ts";
 import { copyGrantRefs } from "./grant-copy.ts";
 import { mapGrantRefs } from "./grant-map.ts";
+import { swapGrantRefs } from "./grant-swap.ts";
 import { unmapAndReplace, unmapGrantRefs } from "./grant-unmap.ts";
+import { getStatusFrames, getVersion, setVersion } from "./grant-version.ts";
 import { copyArgs, copyToGuest, writeListEntry } from "./guest-access.ts";
 import {
   type Caller,
@@ -62,18 +66,6 @@ import {
 } from "./xen.ts";
 import { allocXenPage, freeXenPage } from "./xen-heap.ts";
 
-/** Operations of Xen that this hypervisor does not answer yet. */
-const NOT_BUILT: ReadonlySet<number> = new Set([
-  GNTTABOP_transfer,
-  GNTTABOP_set_version,
-  GNTTABOP_get_status_frames,
-  GNTTABOP_get_version,
-  GNTTABOP_swap_grant_ref,
-  GNTTABOP_cache_flush,
-]);
-
-export const grantTableNotBuilt = (cmd: number): boolean => NOT_BUILT.has(cmd & GNTTABOP_CMD_MASK);
-
 /** grant_table_op(cmd, uop, count): count is a signed 32-bit number. */
 export function grantTableOp(
   xen: Xen,
@@ -84,8 +76,10 @@ export function grantTableOp(
 ): number | Preemptible {
   if ((count | 0) < 0) return -EINVAL;
   // Bits above the operation carry continuation data, which is legal for cache_flush only.
-  if (cmd > GNTTABOP_CMD_MASK && (cmd & GNTTABOP_CMD_MASK) !== GNTTABOP_cache_flush) return -EINVAL;
-  switch (cmd) {
+  const op = cmd & GNTTABOP_CMD_MASK;
+  const opaque = (cmd & ~GNTTABOP_CMD_MASK) >>> 0;
+  if (opaque !== 0 && op !== GNTTABOP_cache_flush) return -EINVAL;
+  switch (op) {
     case GNTTABOP_map_grant_ref:
       return mapGrantRefs(xen, caller, uop, count | 0);
     case GNTTABOP_unmap_grant_ref:
@@ -98,7 +92,21 @@ export function grantTableOp(
       return setupTable(xen, caller, uop, count | 0);
     case GNTTABOP_query_size:
       return querySize(xen, caller, uop, count | 0);
+    case GNTTABOP_set_version:
+      return setVersion(xen, caller, uop);
+    case GNTTABOP_get_version:
+      return getVersion(xen, caller, uop);
+    case GNTTABOP_get_status_frames:
+      return getStatusFrames(xen, caller, uop, count | 0);
+    case GNTTABOP_swap_grant_ref:
+      return swapGrantRefs(xen, caller, uop, count | 0);
+    case GNTTABOP_cache_flush:
+      return cacheFlush(xen, caller, uop, count | 0, opaque);
+    case GNTTABOP_transfer:
+      // Only a build with PV guests can take a page out of an address space.
+      return -EOPNOTSUPP;
     default:
+      // GNTTABOP_dump_table too: a number without an operation.
       return -ENOSYS;
   }
 }

@@ -47,6 +47,8 @@ export const CMPXCHG_ATTEMPTS_MAX = 5;
 export const GNTTAB_UNMAP_BATCH_SIZE = 32;
 /** Elements a batch handles between two gaps. */
 export const BATCH_GAP = 32;
+/** Entries of a grant table that one stretch of cache_flush looks at: the position is kept above the command. */
+export const CACHE_FLUSH_SCAN = 4096;
 
 /** 2-level event channels: 64 words of 64 bits. */
 export const EVTCHN_2L_PORTS = 4096;

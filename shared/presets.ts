@@ -123,4 +123,3 @@ export const BOARDS: Readonly<Record<string, Board>> = {
 export const GUEST_RAM0_BASE = 0x4000_0000;
 export const GUEST_RAM0_SIZE = 0xc000_0000;
 export const GUEST_GNTTAB_BASE = 0x3800_0000;
-export const GUEST_GNTTAB_SIZE = 0x0100_0000;

@@ -47,23 +47,3 @@ export const ERESTART = 85;
 export const EOPNOTSUPP = 95;
 export const ENOBUFS = 105;
 export const ETIMEDOUT = 110;
-
-const names: Readonly<Record<number, string>> = {
-  [GNTST_okay]: "GNTST_okay",
-  [GNTST_general_error]: "GNTST_general_error",
-  [GNTST_bad_domain]: "GNTST_bad_domain",
-  [GNTST_bad_gntref]: "GNTST_bad_gntref",
-  [GNTST_bad_handle]: "GNTST_bad_handle",
-  [GNTST_bad_virt_addr]: "GNTST_bad_virt_addr",
-  [GNTST_bad_dev_addr]: "GNTST_bad_dev_addr",
-  [GNTST_no_device_space]: "GNTST_no_device_space",
-  [GNTST_permission_denied]: "GNTST_permission_denied",
-  [GNTST_bad_page]: "GNTST_bad_page",
-  [GNTST_bad_copy_arg]: "GNTST_bad_copy_arg",
-  [GNTST_address_too_big]: "GNTST_address_too_big",
-  [GNTST_eagain]: "GNTST_eagain",
-  [GNTST_no_space]: "GNTST_no_space",
-};
-
-/** Header name of a grant status; the number itself when no header names it. */
-export const grantStatusName = (status: number): string => names[status] ?? String(status);

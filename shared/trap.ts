@@ -3,13 +3,12 @@
  * nothing to the outside world but yield one of these and be resumed with a number.
  *
  * A hypercall is one 64-byte record (10.2 of the design): the same bytes in ring, trace and replay.
- * Record words: 0 op, 1 sequence, 2..11 five 64-bit arguments as word pairs, 12..13 return value, 14..15 spare.
+ * Record words: 0 op, 1 spare, 2..11 five 64-bit arguments as word pairs, 12..13 return value, 14..15 spare.
  */
 import { at } from "./assert.ts";
 import { RECORD_WORDS } from "./limits.ts";
 
 export const RECORD_OP = 0;
-export const RECORD_SEQUENCE = 1;
 export const RECORD_ARGS = 2;
 export const RECORD_RET = 12;
 

@@ -19,9 +19,6 @@ export function wideOfHex(text: string): Wide {
 /** The number, exact up to 2^53. */
 export const numberOf = (wide: Wide): number => wide[1] * 4294967296 + wide[0];
 
-export const sameWide = (one: Wide, other: Wide): boolean =>
-  one[0] === other[0] && one[1] === other[1];
-
 /** What a report shows: a number, or a hexadecimal string beyond 2^53. */
 export function shown(wide: Wide): number | string {
   if (wide[1] < 0x20_0000) return numberOf(wide);

@@ -138,8 +138,6 @@ export const yamlScenario = z.strictObject({
   expect: z.array(reportClaim).optional(),
 });
 
-export type YamlScenario = z.infer<typeof yamlScenario>;
-
 /** One thing that is wrong, at a path of keys. */
 export interface Finding {
   readonly path: readonly PropertyKey[];

@@ -9,8 +9,6 @@ import type { Job, Peer, Setup } from "../worker-api.ts";
 const PING = 0;
 const PONG = 16;
 const ACTIVE = 32;
-/** Words of the shared buffer. */
-export const PING_PONG_WORDS = 48;
 
 /** A poll loop with a pause every few polls is faster than one of bare loads. */
 const PAUSE_EVERY = 8;

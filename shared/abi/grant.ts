@@ -98,3 +98,25 @@ export const CACHE_FLUSH_OP = 12; // u32 in
 export const GNTTAB_CACHE_CLEAN = 1;
 export const GNTTAB_CACHE_INVAL = 2;
 export const GNTTAB_CACHE_SOURCE_GREF = 0x8000_0000;
+
+/** gnttab_set_version: 4 bytes. */
+export const SET_VERSION_SIZE = 4;
+export const SET_VERSION_VERSION = 0; // u32 in and out
+
+/** gnttab_get_status_frames: 16 bytes. */
+export const STATUS_FRAMES_SIZE = 16;
+export const STATUS_FRAMES_NR_FRAMES = 0; // u32 in
+export const STATUS_FRAMES_DOM = 4; // u16 in
+export const STATUS_FRAMES_STATUS = 6; // i16 out
+export const STATUS_FRAMES_FRAME_LIST = 8; // u64 in: guest address of u64[nr_frames]
+
+/** gnttab_get_version: 8 bytes. */
+export const GET_VERSION_SIZE = 8;
+export const GET_VERSION_DOM = 0; // u16 in
+export const GET_VERSION_VERSION = 4; // u32 out
+
+/** gnttab_swap_grant_ref: 12 bytes. */
+export const SWAP_SIZE = 12;
+export const SWAP_REF_A = 0; // u32 in
+export const SWAP_REF_B = 4; // u32 in
+export const SWAP_STATUS = 8; // i16 out

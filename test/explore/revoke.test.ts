@@ -55,6 +55,7 @@ const PLANTED = [
   {
     name: "reference-before-flush",
     story: "a frame reference dropped before the flush is found",
+    finding: /slot \d+ is inside an access to frame \d+, of domain 1/,
     patches: [
       {
         file: "hypervisor/grant-unmap.ts",
@@ -66,6 +67,7 @@ const PLANTED = [
   {
     name: "no-flush",
     story: "an unmap that forgets the flush is found",
+    finding: /slot \d+ would still reach frame \d+ through gfn 393216, which is not there/,
     patches: [
       {
         file: "hypervisor/grant-unmap.ts",
@@ -76,7 +78,7 @@ const PLANTED = [
   },
 ];
 
-test.each(PLANTED)("planted: $story", async ({ name, patches }) => {
+test.each(PLANTED)("planted: $story", async ({ name, finding, patches }) => {
   const tree = plant(name, patches);
   try {
     const engine: Engine = {
@@ -90,6 +92,7 @@ test.each(PLANTED)("planted: $story", async ({ name, patches }) => {
     };
     const failure = firstFailure(engine, SEEDS);
     expect(failure?.verdict).toBe("violation");
+    expect(failure?.findings.join("\n")).toMatch(finding);
   } finally {
     tree.remove();
   }
