@@ -88,6 +88,7 @@ function runCommand(): Command {
         .default("threads"),
     )
     .option("--repeat <n>", "run so often, with the next seed each time", positive, 1)
+    .option("--jobs <n>", "explore so many variants at once (default: 1)", positive)
     .option("--timeout <duration>", "longest time for one variant", duration, 60_000)
     .option("-N, --dry-run", "resolve everything, start nothing")
     .option("--json", "one JSON document on stdout")

@@ -4,6 +4,7 @@
  * shows it again.
  */
 import type { ResultTable, Row } from "../shared/scenario.ts";
+import type { Campaign } from "../toolstack/campaign.ts";
 import type { EngineName } from "../toolstack/engine.ts";
 import { EXIT_INTERRUPTED, EXIT_SUCCESS, UsageError, worstOf } from "../toolstack/exit-codes.ts";
 import { type LoadedScenario, loadScenario } from "../toolstack/load.ts";
@@ -25,6 +26,8 @@ import {
 export interface RunOptions extends MachineOptions {
   readonly engine: EngineName;
   readonly repeat: number;
+  /** Variants explored at once; absent: one a core. */
+  readonly jobs?: number;
   readonly timeout: number;
   readonly dryRun?: true;
   readonly json?: true;
@@ -48,6 +51,9 @@ export async function run(ids: readonly string[], options: RunOptions): Promise<
   if (options.json === true && options.jsonl === true) {
     throw new UsageError("--json and --jsonl exclude each other");
   }
+  if (options.jobs !== undefined && options.engine !== "explore") {
+    throw new UsageError("--jobs: only --engine explore runs variants side by side");
+  }
   const batches = await batchesOf(ids, options);
   const log = await openLog({
     ...(options.logLevel === undefined ? {} : { level: options.logLevel }),
@@ -59,16 +65,9 @@ export async function run(ids: readonly string[], options: RunOptions): Promise<
   const stop = (): void => abort.abort();
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
-  const done: Done[] = [];
+  let done: readonly Done[];
   try {
-    for (const batch of batches) {
-      echo(batch, options, status);
-      const watch = watchOf(batch, options, status, log);
-      const control = { engine: options.engine, timeoutMs: options.timeout, signal: abort.signal };
-      const results = await runVariants(batch.variants, control, watch);
-      done.push({ batch, results });
-      if (abort.signal.aborted) break;
-    }
+    done = await runBatches(batches, options, abort.signal, status, log);
   } finally {
     status.end();
     process.off("SIGINT", stop);
@@ -77,6 +76,48 @@ export async function run(ids: readonly string[], options: RunOptions): Promise<
   printResults(done, options, abort.signal.aborted);
   const codes = done.flatMap(({ results }) => results.map((result) => result.code));
   return abort.signal.aborted ? EXIT_INTERRUPTED : worstOf(codes);
+}
+
+/** Runs the batches in order. The result and its order do not depend on how many jobs share the work. */
+async function runBatches(
+  batches: readonly Batch[],
+  options: RunOptions,
+  signal: AbortSignal,
+  status: StatusLine,
+  log: Awaited<ReturnType<typeof openLog>>,
+): Promise<readonly Done[]> {
+  const { engine, timeout: timeoutMs } = options;
+  const campaign = await campaignOf(batches, options, signal);
+  try {
+    const queued = batches.map(({ variants }) => campaign?.start(variants));
+    const done: Done[] = [];
+    for (const [i, batch] of batches.entries()) {
+      echo(batch, options, status);
+      const watch = watchOf(batch, options, status, log);
+      const control = { engine, timeoutMs, signal };
+      const results = await (queued[i]?.follow(watch) ??
+        runVariants(batch.variants, control, watch));
+      done.push({ batch, results });
+      if (signal.aborted) break;
+    }
+    return done;
+  } finally {
+    await campaign?.close();
+  }
+}
+
+/** A pool, if there is anything to share out among more than one thread. */
+async function campaignOf(
+  batches: readonly Batch[],
+  options: RunOptions,
+  signal: AbortSignal,
+): Promise<Campaign | undefined> {
+  if (options.engine !== "explore") return undefined;
+  const count = batches.reduce((sum, { variants }) => sum + variants.length, 0);
+  const jobs = Math.min(options.jobs ?? 1, count);
+  if (jobs < 2) return undefined;
+  const { openCampaign } = await import("../toolstack/campaign.ts");
+  return openCampaign({ jobs, timeoutMs: options.timeout, signal });
 }
 
 interface Done {

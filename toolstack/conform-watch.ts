@@ -8,7 +8,7 @@
 import { type Actor, changeWord, isAlive, readWord } from "./conform-actor.ts";
 import { eventWordBits, portBitsText, usesFifo } from "./conform-fifo.ts";
 import type { Fields, Value } from "./conform-format.ts";
-import type { Replay } from "./conform-replay.ts";
+import { numberValue, type Replay } from "./conform-replay.ts";
 import { ENTRY_FLAG_NAMES, flagsOf, flagText } from "./conform-values.ts";
 
 const ENTRY_BYTES = 8;
@@ -91,8 +91,21 @@ function entryText(flags: number, expected: Value | undefined): string {
   return same ? expected : flagText(flags, ENTRY_FLAG_NAMES);
 }
 
+/** A few scenarios watch an entry that they never set: it shows when a step lists it, and was empty until then. */
+function watchListed(replay: Replay, entries: Value | undefined): void {
+  for (const symbol of Object.keys((entries ?? {}) as Fields)) {
+    const name = /^\$(\w+)\.r\d+$/.exec(symbol)?.[1];
+    const actor = name === undefined ? undefined : replay.actors.get(name);
+    if (actor === undefined) continue;
+    const ref = numberValue(replay, symbol);
+    const key = `${actor.name}.${ref}`;
+    if (!replay.entries.has(key)) replay.entries.set(key, { symbol, actor, ref, flags: 0 });
+  }
+}
+
 /** Adds `entries` and `port_bits` to what a step got. */
 export function observe(replay: Replay, expected: Fields, got: Record<string, Value>): void {
+  watchListed(replay, expected.entries);
   const entries = listed(changedEntries(replay), expected.entries, entryText);
   if (entries !== undefined) got.entries = entries;
   const ports = listed(changedPorts(replay), expected.port_bits, (bits, text) =>

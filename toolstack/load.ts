@@ -34,6 +34,16 @@ export interface LoadedScenario {
   position(path: readonly PropertyKey[], atKey: boolean): Position | undefined;
 }
 
+/** What another thread needs to read the same scenario again: plain data, settled before anything starts. */
+export type ScenarioSource = Pick<LoadedScenario, "id" | "module" | "composition" | "file">;
+
+/** Reads a scenario that has already been loaded and checked once, without looking at the person's file again. */
+export async function loadAgain(source: ScenarioSource): Promise<LoadedScenario> {
+  const exported = await importScenario(source.id, source.module);
+  const scenario = scenarioOf(exported, source.composition);
+  return { ...source, scenario, position: () => undefined };
+}
+
 /** Names of the scenarios that ship: the modules of the folder that export one. */
 export function scenarioNames(): readonly string[] {
   return readdirSync(FOLDER)

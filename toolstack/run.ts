@@ -78,7 +78,7 @@ export async function runVariants(
       }
       next = bootAt(boot, variants, i + 1, control, watch);
       watch.started(prepared, i, variants.length);
-      const result = await runOne(booted, prepared);
+      const result = await runBooted(booted, prepared);
       watch.ended(result);
       results.push(result);
       if (result.code === EXIT_INTERRUPTED || result.code === EXIT_BUG) break;
@@ -127,7 +127,8 @@ function bootAt(
   return booting;
 }
 
-async function runOne(booted: BootedMachine, prepared: Prepared): Promise<VariantResult> {
+/** Runs one booted machine to its end and judges it; the result holds nothing of the machine. */
+export async function runBooted(booted: BootedMachine, prepared: Prepared): Promise<VariantResult> {
   const { variant } = prepared.resolved;
   const { seed } = prepared.choice;
   const started = performance.now();

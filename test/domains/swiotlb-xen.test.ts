@@ -23,8 +23,12 @@ import {
   XENFEAT_dom0,
   XENFEAT_not_direct_mapped,
 } from "../../shared/abi/xen.ts";
+import type { Program } from "../../shared/trap.ts";
 import { Bfn, DmaAddress, Gaddr, Pfn } from "../../shared/units.ts";
-import { now, stillKernel } from "./guest.ts";
+import { testDom0, testDomain } from "../hypervisor/harness.ts";
+import { guestModel, now, runGuests, stillKernel } from "./guest.ts";
+
+function* nothing(): Program {}
 
 const bit = (n: number): number => 1 << n;
 const PAGE = 4096;
@@ -95,6 +99,14 @@ describe("swiotlb-xen", () => {
     expect(xenArchNeedSwiotlb(kernel, device({ coherent: false }), at, dma)).toBe(true);
     kernel.memory.dma.cacheFlush = true;
     expect(xenArchNeedSwiotlb(kernel, device({ coherent: false }), at, dma)).toBe(false);
+  });
+
+  test("at boot it asks whether Xen has cache_flush, with a range that needs none, and is told so", () => {
+    const model = guestModel([testDom0(), testDomain("guest")]);
+    const { kernels } = runGuests(model, { dom0: nothing, guest: nothing });
+    expect(kernels.get("dom0")?.memory.dma.cacheFlush).toBe(true);
+    // A domain that is not direct-mapped has no use for it and does not ask.
+    expect(kernels.get("guest")?.memory.dma.cacheFlush).toBe(false);
   });
 
   test("guest case 67: 256 KiB and a byte that straddle cannot be bounced", () => {

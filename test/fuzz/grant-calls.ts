@@ -19,12 +19,17 @@ import {
   COPY_SIZE,
   COPY_SOURCE,
   COPY_STATUS,
+  GET_VERSION_SIZE,
   GNTTAB_CACHE_SOURCE_GREF,
   GNTTABOP_cache_flush,
   GNTTABOP_copy,
+  GNTTABOP_get_status_frames,
+  GNTTABOP_get_version,
   GNTTABOP_map_grant_ref,
   GNTTABOP_query_size,
+  GNTTABOP_set_version,
   GNTTABOP_setup_table,
+  GNTTABOP_swap_grant_ref,
   GNTTABOP_unmap_and_replace,
   GNTTABOP_unmap_grant_ref,
   MAP_DOM,
@@ -35,10 +40,21 @@ import {
   MAP_STATUS,
   QUERY_SIZE_SIZE,
   QUERY_STATUS,
+  SET_VERSION_SIZE,
+  SET_VERSION_VERSION,
   SETUP_FRAME_LIST,
   SETUP_NR_FRAMES,
   SETUP_SIZE,
   SETUP_STATUS,
+  STATUS_FRAMES_DOM,
+  STATUS_FRAMES_FRAME_LIST,
+  STATUS_FRAMES_NR_FRAMES,
+  STATUS_FRAMES_SIZE,
+  STATUS_FRAMES_STATUS,
+  SWAP_REF_A,
+  SWAP_REF_B,
+  SWAP_SIZE,
+  SWAP_STATUS,
   UNMAP_DEV_BUS_ADDR,
   UNMAP_HANDLE,
   UNMAP_HOST_ADDR,
@@ -74,6 +90,14 @@ const SHAPES: Readonly<Record<number, Shape>> = {
   [GNTTABOP_copy]: { size: COPY_SIZE, status: COPY_STATUS, fill: fillCopy },
   [GNTTABOP_setup_table]: { size: SETUP_SIZE, status: SETUP_STATUS, fill: fillSetup },
   [GNTTABOP_query_size]: { size: QUERY_SIZE_SIZE, status: QUERY_STATUS, fill: fillWords },
+  [GNTTABOP_set_version]: { size: SET_VERSION_SIZE, status: -1, fill: fillVersion },
+  [GNTTABOP_get_status_frames]: {
+    size: STATUS_FRAMES_SIZE,
+    status: STATUS_FRAMES_STATUS,
+    fill: fillStatusFrames,
+  },
+  [GNTTABOP_get_version]: { size: GET_VERSION_SIZE, status: -1, fill: fillWords },
+  [GNTTABOP_swap_grant_ref]: { size: SWAP_SIZE, status: SWAP_STATUS, fill: fillSwap },
   [GNTTABOP_cache_flush]: { size: CACHE_FLUSH_SIZE, status: -1, fill: fillFlush },
 };
 const UNKNOWN: Shape = { size: 48, status: -1, fill: fillWords };
@@ -81,7 +105,9 @@ const UNKNOWN: Shape = { size: 48, status: -1, fill: fillWords };
 export function grantCall(world: World, domid: DomId, draw: Draw): Call {
   const cmd = grantCommand(draw);
   const shape = SHAPES[cmd] ?? UNKNOWN;
-  const single = cmd === GNTTABOP_setup_table || cmd === GNTTABOP_query_size;
+  const single = [GNTTABOP_setup_table, GNTTABOP_query_size, GNTTABOP_get_status_frames].includes(
+    cmd,
+  );
   const count = single && !draw.once(8) ? 1 : anyCount(draw);
   const written = Math.max(1, Math.min(LISTED_MAX, count));
   // A batch that claims to have no end gets all of the RAM to read through.
@@ -127,6 +153,7 @@ function grantCommand(draw: Draw): number {
         GNTTABOP_unmap_and_replace,
         GNTTABOP_setup_table,
         GNTTABOP_cache_flush,
+        GNTTABOP_swap_grant_ref,
       ]);
   }
 }
@@ -233,6 +260,20 @@ function fillSetup(world: World, domid: DomId, draw: Draw, at: Structure): void 
   at.u16(0, anyDomid(world.xen, domid, draw));
   at.u32(SETUP_NR_FRAMES, draw.once(6) ? anyWord(draw) : draw.below(4));
   at.u64(SETUP_FRAME_LIST, anyAddress(world.xen, domid, draw, 16));
+}
+
+function fillVersion(_world: World, _domid: DomId, draw: Draw, at: Structure): void {
+  at.u32(SET_VERSION_VERSION, draw.once(8) ? anyWord(draw) : draw.below(4));
+}
+
+function fillStatusFrames(world: World, domid: DomId, draw: Draw, at: Structure): void {
+  at.u32(STATUS_FRAMES_NR_FRAMES, draw.once(6) ? anyWord(draw) : draw.below(3));
+  at.u16(STATUS_FRAMES_DOM, anyDomid(world.xen, domid, draw));
+  at.u64(STATUS_FRAMES_FRAME_LIST, anyAddress(world.xen, domid, draw, 16));
+}
+
+function fillSwap(_world: World, _domid: DomId, draw: Draw, at: Structure): void {
+  at.u32(SWAP_REF_A, anyRef(draw)).u32(SWAP_REF_B, anyRef(draw));
 }
 
 function fillFlush(world: World, domid: DomId, draw: Draw, at: Structure): void {
