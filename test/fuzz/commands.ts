@@ -222,7 +222,10 @@ function request(
   const text = world.now;
   if (!client.idle) return `${text}: under way`;
   const answer = client.result();
-  if (quiet && call.partial !== true && isRefusal(world, domid, call, answer, reachable)) {
+  // A guest that rewrites its memory meanwhile may rewrite the statuses as well: then only an errno tells.
+  const isTold = answer < 0 || command.meddling.length === 0;
+  const mayJudge = quiet && isTold && call.partial !== true;
+  if (mayJudge && isRefusal(world, domid, call, answer, reachable)) {
     const found = refusals.differences(
       command.meddling.length > 0 ? EVERY_FRAME : argumentFrames(world, domid, call),
     );
