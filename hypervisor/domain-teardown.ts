@@ -92,7 +92,7 @@ function* stopWalkers(xen: Xen, slot: number, domid: DomId): Stage {
 }
 
 /** Ends a vCPU: it translates nothing, its requests are dropped, and so is the handler that was at a gap. */
-function killSlot(xen: Xen, killer: number, vcpu: number): void {
+export function killSlot(xen: Xen, killer: number, vcpu: number): void {
   setLineField(xen, vcpu, LINE.STATE, SLOT_DEAD);
   setLineField(xen, vcpu, LINE.MODE, WALK_BLOCKED);
   if (vcpu !== killer) {

@@ -64,6 +64,7 @@ import {
   p2mPrepare,
   p2mSet,
 } from "./p2m.ts";
+import { dropAlias, insertionCrashes } from "./p2m-insert.ts";
 import {
   type Caller,
   domainById,
@@ -204,6 +205,7 @@ function entryPathReady(
 ): boolean {
   if ((flags & ~GNTMAP_readonly) !== GNTMAP_host_map) return false;
   if (p2mPrepare(xen, caller.domid, gfn) !== 0) return false;
+  if (insertionCrashes(xen, caller.slot, caller.domid, gfn)) return false;
   if (caller.domid === granter || !needIommuMapping(xen, caller.domid)) return true;
   return p2mPrepare(xen, caller.domid, mfnAt(xen.layout, frame)) === 0;
 }
@@ -239,7 +241,8 @@ function commitMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
     frame,
     mapping.flags,
   );
-  return needsFlush(former) || needsFlush(identity);
+  const moved = dropAlias(xen, caller.domid, mapping.gfn, frame);
+  return moved || needsFlush(former) || needsFlush(identity);
 }
 
 function refused(xen: Xen, caller: Caller, granter: DomId, status: number): void {

@@ -55,6 +55,7 @@ import { swapGrantRefs } from "./grant-swap.ts";
 import { unmapAndReplace, unmapGrantRefs } from "./grant-unmap.ts";
 import { getStatusFrames, getVersion, setVersion } from "./grant-version.ts";
 import { copyArgs, copyToGuest, writeListEntry } from "./guest-access.ts";
+import { profileOf } from "./profile.ts";
 import {
   type Caller,
   domainByAnyId,
@@ -85,6 +86,7 @@ export function grantTableOp(
     case GNTTABOP_unmap_grant_ref:
       return unmapGrantRefs(xen, caller, uop, count | 0);
     case GNTTABOP_unmap_and_replace:
+      if (!profileOf(xen).unmapAndReplace) return -ENOSYS;
       return unmapAndReplace(xen, caller, uop, count | 0);
     case GNTTABOP_copy:
       return copyGrantRefs(xen, caller, uop, count | 0);

@@ -105,7 +105,8 @@ export interface MachineLimits {
 }
 
 export interface MachineModel {
-  readonly arch: "arm64";
+  /** Which differences of Xen apply (hypervisor/profile.ts). Tables have the same form on both. */
+  readonly arch: "arm64" | "x86";
   readonly preset: string;
   /** RAM banks, ascending, 2 MiB aligned, not overlapping. */
   readonly banks: readonly Range[];

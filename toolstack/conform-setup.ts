@@ -53,7 +53,7 @@ export function setUp(
     entries: new Map(),
     portBits: new Map(),
   };
-  if (env === "arm") playToolstack(replay);
+  if (env === "arm" || env === "pvh") playToolstack(replay);
   for (const [name, actor] of actors) {
     prepareActor(replay, actor, scenario.domains[name]?.grant_frames_mapped ?? 0);
   }
@@ -106,22 +106,25 @@ export function growTable(
 }
 
 /** Ports that the control domain of those recordings had for itself. */
-const DOM0_PORTS = 5;
-/** xl gives a guest 1 MiB more than it asks for, and makes four pages in it: console, store and two it does not use. */
-const SPECIAL_PAGES = [0x39000, 0x39001, 0x39002, 0x39003];
+const DOM0_PORTS = { arm64: 5, x86: 17 };
+/** xl gives a guest 1 MiB more than it asks for, and makes pages in it: console, store and some it does not use. */
+const SPECIAL_PAGES = { arm64: 4, x86: 16 };
+const SPECIAL_GFN = 0x39000;
 const MAX_MEM_KIB = 33 * 1024;
 
 /** What xl does to a guest before it starts: more memory allowed, special pages, a store and a console port to Dom0. */
 function playToolstack(replay: Replay): void {
   const { machine, dom0, control } = replay;
-  for (let port = 0; port < DOM0_PORTS; port++) {
+  const { arch } = machine.layout.model;
+  const special = Array.from({ length: SPECIAL_PAGES[arch] }, (_, page) => SPECIAL_GFN + page);
+  for (let port = 0; port < DOM0_PORTS[arch]; port++) {
     must(replay, dom0, "event_channel_op", "alloc_unbound", { dom: 0, remote_dom: 0 }, 0);
   }
   for (const actor of replay.actors.values()) {
     const dom = actor.domid;
     hypercall(machine, control, CONTROL_DOMCTL, [XEN_DOMCTL_max_mem, dom, MAX_MEM_KIB]);
-    const pages = { extents: SPECIAL_PAGES, nr_extents: SPECIAL_PAGES.length, domid: dom };
-    must(replay, dom0, "memory_op", "populate_physmap", pages, SPECIAL_PAGES.length);
+    const pages = { extents: special, nr_extents: special.length, domid: dom };
+    must(replay, dom0, "memory_op", "populate_physmap", pages, special.length);
     for (let port = 1; port <= 2; port++) {
       must(replay, dom0, "event_channel_op", "alloc_unbound", { dom, remote_dom: 0 }, 0);
       const peer = { remote_dom: dom, remote_port: port };

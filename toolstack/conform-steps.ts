@@ -10,6 +10,7 @@ import {
   changeWord,
   execute,
   hypercall,
+  isAlive,
   readBytes,
   readWord,
   writeBytes,
@@ -245,7 +246,10 @@ export function replayStep(replay: Replay, step: Step): Fields {
   const { fields } = step;
   if (step.by === "observer") return replayObserver(replay, fields) ?? { not_observed: true };
   if (fields.call !== undefined) {
-    const got: Got = { ...replayCall(replay, actorNamed(replay, step.by), step) };
+    const actor = actorNamed(replay, step.by);
+    const wasAlive = isAlive(replay.machine, actor);
+    const got: Got = { ...replayCall(replay, actor, step) };
+    if (wasAlive && !isAlive(replay.machine, actor)) takeAway(replay, actor, got);
     observe(replay, fields, got);
     return got;
   }
@@ -255,6 +259,14 @@ export function replayStep(replay: Replay, step: Step): Fields {
   const got = action(replay, stepActor(replay, step), fields);
   if (OBSERVED.has(name)) observe(replay, fields, got);
   return got;
+}
+
+/** A guest that has crashed in a call does not return from it, and the toolstack destroys it. */
+function takeAway(replay: Replay, actor: Actor, got: Got): void {
+  got.ret = null;
+  got.domain_crashed = `$${actor.name}`;
+  const args = [XEN_DOMCTL_destroydomain, actor.domid];
+  hypercall(replay.machine, replay.control, CONTROL_DOMCTL, args);
 }
 
 function stepActor(replay: Replay, step: Step): Actor {
