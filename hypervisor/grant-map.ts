@@ -40,6 +40,7 @@ import { hypervisorRing, TRACE_GRANT_MAP, TRACE_GRANT_REFUSED, trace } from "../
 import type { DomId } from "../shared/units.ts";
 import {
   activeFrame,
+  activeKind,
   activePin,
   grantEntries,
   needsStatus,
@@ -162,6 +163,8 @@ function checkEntry(xen: Xen, caller: Caller, granter: DomId, ref: number, flags
   if (ref >= grantEntries(xen, granter)) return GNTST_bad_gntref;
   if (!pinAdmits(xen, granter, ref, caller.domid, readonly)) return GNTST_general_error;
   const pin = activePin(xen, granter, ref);
+  // What is pinned as a part of a page is for copies only.
+  if (pin !== 0 && activeKind(xen, granter, ref) !== 0) return GNTST_general_error;
   if (needsStatus(pin, readonly)) {
     const status = setStatus(xen, granter, ref, caller.domid, readonly);
     if (status !== GNTST_okay) return status;

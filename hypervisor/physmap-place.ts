@@ -40,6 +40,7 @@ import {
   xenHeapGfn,
 } from "./frame-table.ts";
 import { growGrantTable } from "./grant-table.ts";
+import { isV2, statusFrame, statusFrames } from "./grant-v2.ts";
 import { holdPage } from "./hold-list.ts";
 import {
   entryFrame,
@@ -61,6 +62,9 @@ import {
   mayTarget,
   type Xen,
 } from "./xen.ts";
+
+/** Set in an index of the grant table space: a status frame, not a grant frame. */
+const XENMAPIDX_grant_table_status = 0x8000_0000;
 
 /**
  * Lets go of what a replaced or removed entry stood for: a foreign page's reference goes to the hold list, a xen
@@ -128,6 +132,10 @@ export function placeOne(xen: Xen, caller: Caller, place: Placement): Placed {
 
 /** Grant frame `index`, growing the table to reach it; -EINVAL when it cannot. */
 export function grantFrameFor(xen: Xen, domid: DomId, index: number): number {
+  if (isV2(xen, domid) && index >= XENMAPIDX_grant_table_status) {
+    const n = index - XENMAPIDX_grant_table_status;
+    return n < statusFrames(xen, domid) ? statusFrame(xen, domid, n) : -EINVAL;
+  }
   if (index >= domainField(xen, domid, DOM.MAX_GRANT_FRAMES)) return -EINVAL;
   if (index >= domainField(xen, domid, DOM.GRANT_FRAMES)) {
     if (growGrantTable(xen, domid, index + 1) !== 0) return -EINVAL;

@@ -5,6 +5,12 @@
  * insertion does to what stands there, and which operations exist.
  * Behaviour: xen/arch/x86/mm/p2m.c, p2m_add_page(); xen/arch/x86/include/asm/grant_table.h; Xen 4.17 as recorded.
  */
+import {
+  GNTTABOP_cache_flush,
+  GNTTABOP_get_status_frames,
+  GNTTABOP_transfer,
+  GNTTABOP_unmap_and_replace,
+} from "../shared/abi/grant.ts";
 import { EINVAL, ENOSYS, EOPNOTSUPP, EPERM } from "../shared/status.ts";
 import type { Xen } from "./xen.ts";
 
@@ -18,8 +24,8 @@ export interface Profile {
   readonly unmapWantsEntry: boolean;
   /** The space that moves a page of the domain to another gfn exists. */
   readonly movesPages: boolean;
-  /** Whether a domain that may not replace a mapping is told so for the call (-ENOSYS) or for each element. */
-  readonly unmapAndReplace: boolean;
+  /** Operations on grant tables that a translated domain does not have: -ENOSYS for the call. */
+  readonly absentGrantOps: readonly number[];
   readonly badSpace: number;
   /** Interrupts of no device can be bound by a guest, as its emulated ones. Numbers below this. */
   readonly guestPirqs: number;
@@ -33,7 +39,7 @@ const ARM64: Profile = {
   oneGfnAPage: false,
   unmapWantsEntry: false,
   movesPages: false,
-  unmapAndReplace: true,
+  absentGrantOps: [],
   badSpace: -ENOSYS,
   guestPirqs: 0,
   refusals: {},
@@ -45,7 +51,13 @@ const X86: Profile = {
   oneGfnAPage: true,
   unmapWantsEntry: true,
   movesPages: true,
-  unmapAndReplace: false,
+  // Status frames are found by add_to_physmap.
+  absentGrantOps: [
+    GNTTABOP_transfer,
+    GNTTABOP_unmap_and_replace,
+    GNTTABOP_get_status_frames,
+    GNTTABOP_cache_flush,
+  ],
   badSpace: -EINVAL,
   guestPirqs: 256,
   refusals: { 13: -EPERM, 16: -EINVAL, 17: -EINVAL, 25: -EOPNOTSUPP },

@@ -73,6 +73,8 @@ export interface DomainModel {
   /** Whether a worker runs its program. */
   readonly runs: boolean;
   readonly maxGrantFrames: number;
+  /** Highest version of its grant table, where the machine has more than one. */
+  readonly maxGrantVersion?: 1 | 2;
   readonly maxMaptrackFrames: number;
   /** Highest port number it may use, inclusive. */
   readonly maxEvtchnPort: number;

@@ -1,5 +1,5 @@
 // Recordings of a real Xen, replayed. The recordings themselves are not part of the project: when the folder that
-// holds them stands beside it, every supported step of the arm families must agree.
+// holds them stands beside it, every supported step of these families must agree.
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { conform } from "../toolstack/conform.ts";
@@ -19,6 +19,16 @@ const AGREED = [
   "arm-one-to-one",
   "arm-memory",
   "arm-evtchn",
+];
+/** The same for translated guests on x86. */
+const AGREED_X86 = [
+  "evtchn",
+  "grant-copy",
+  "grant-map",
+  "grant-table",
+  "grant-unmap-replace",
+  "grant-version",
+  "memory",
 ];
 
 describe("a replayed recording", () => {
@@ -65,6 +75,16 @@ describe.skipIf(!existsSync(RECORDINGS))("recordings beside the project", () => 
     it.skipIf(!names.includes(name))(`agree in every supported step of ${family}`, () => {
       const { families, disagreements } = conform([read(new URL(name, RECORDINGS))], {
         env: "arm",
+      });
+      expect(disagreements).toEqual([]);
+      expect(families.reduce((sum, { agree }) => sum + agree, 0)).toBeGreaterThan(0);
+    });
+  }
+  for (const family of AGREED_X86) {
+    const name = `${family}.json`;
+    it.skipIf(!names.includes(name))(`agree in every supported step of ${family} on x86`, () => {
+      const { families, disagreements } = conform([read(new URL(name, RECORDINGS))], {
+        env: "pvh",
       });
       expect(disagreements).toEqual([]);
       expect(families.reduce((sum, { agree }) => sum + agree, 0)).toBeGreaterThan(0);

@@ -64,6 +64,7 @@ const kernel: KernelOptions = {
 interface Limits {
   readonly grantFrames: number;
   readonly maptrackFrames: number;
+  readonly grantVersion: 1 | 2;
 }
 
 /** Frame at which that build of Xen lies: the place that it offers Dom0 for its grant table. */
@@ -88,6 +89,7 @@ function domainModel(name: string, places: Places, vcpus: number, limits: Limits
     vcpus,
     runs: false,
     maxGrantFrames: limits.grantFrames,
+    maxGrantVersion: limits.grantVersion,
     maxMaptrackFrames: limits.maptrackFrames,
     maxEvtchnPort: isDom0 ? 4095 : 1023,
     p2mPoolPages: isDom0 ? 0 : tablePoolPages(places.ramPages, vcpus),
@@ -133,6 +135,7 @@ export function recordedArm(
   const limits: Limits = {
     grantFrames: scenario.toolstack_limits?.max_grant_frames ?? GRANT_FRAMES_MAX,
     maptrackFrames: scenario.toolstack_limits?.max_maptrack_frames ?? MAPTRACK_FRAMES_MAX,
+    grantVersion: scenario.toolstack_limits?.max_grant_version === 1 ? 1 : 2,
   };
   const dom0Actor = [...domids].find(([, domid]) => domid === 0)?.[0];
   const vcpusOf = (actor: string | undefined): number =>

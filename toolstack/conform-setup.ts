@@ -13,6 +13,7 @@ import { replayCall } from "./conform-call.ts";
 import type { RecordedScenario, Recording, Step, Value } from "./conform-format.ts";
 import { BUS_DEVICE, DOM0_PLACES, placesOf, recordedArm } from "./conform-model.ts";
 import { initialFrames, numberValue, type Replay } from "./conform-replay.ts";
+import { speaksOfStatus, statusFrameOf } from "./conform-v2.ts";
 import { ENTRIES_PER_FRAME } from "./conform-watch.ts";
 
 /** Boots the machine and brings every actor to where it was before step 0. */
@@ -50,6 +51,10 @@ export function setUp(
     eventArrays: new Map(),
     acknowledged: new Map(),
     initial,
+    versions: new Map(),
+    statusShown: new Set(
+      [...domids.keys()].filter((name) => speaksOfStatus(recording.steps, name)),
+    ),
     entries: new Map(),
     portBits: new Map(),
   };
@@ -103,6 +108,15 @@ export function growTable(
   for (let frame = mapped; frame <= Math.max(-1, ...frames); frame++) {
     addToPhysmap(replay, actor, "grant_table", frame, actor.places.grantFrame0 + frame);
   }
+}
+
+/** Whenever a table gets version 2, the recorder maps its status frame, if it means to look at it. */
+export function followVersion(replay: Replay, actor: Actor, version: number): void {
+  const known = replay.versions.get(actor.name);
+  if (known?.version === version && known.status === replay.statusShown.has(actor.name)) return;
+  const status = version === 2 && replay.statusShown.has(actor.name);
+  if (status) addToPhysmap(replay, actor, "grant_table", 0x8000_0000, statusFrameOf(actor));
+  replay.versions.set(actor.name, { version, status });
 }
 
 /** Ports that the control domain of those recordings had for itself. */
