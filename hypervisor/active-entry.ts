@@ -22,10 +22,20 @@ import { DOM } from "../shared/layout.ts";
 import {
   CMPXCHG_ATTEMPTS_MAX,
   GRANT_ENTRIES_PER_FRAME,
+  GRANT_ENTRIES_PER_FRAME_V2,
   GRANT_ENTRY_BYTES,
 } from "../shared/limits.ts";
 import { GNTST_general_error, GNTST_okay } from "../shared/status.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
+import {
+  clearStatus,
+  entryCell,
+  isV2,
+  setStatusV2,
+  swapEntriesV2,
+  WHOLE_PAGE,
+  type Window,
+} from "./grant-v2.ts";
 import { domainField, type Xen } from "./xen.ts";
 
 export const GNTPIN_hstw_inc = 1;
@@ -40,7 +50,8 @@ const entryRow = (xen: Xen, domid: number, ref: number): number =>
 
 /** Entries of a domain's table: references below this exist. */
 export const grantEntries = (xen: Xen, domid: number): number =>
-  domainField(xen, domid, DOM.GRANT_FRAMES) * GRANT_ENTRIES_PER_FRAME;
+  domainField(xen, domid, DOM.GRANT_FRAMES) *
+  (isV2(xen, domid) ? GRANT_ENTRIES_PER_FRAME_V2 : GRANT_ENTRIES_PER_FRAME);
 
 export const activePin = (xen: Xen, domid: number, ref: number): number =>
   at(xen.words, xen.layout.actPin + entryRow(xen, domid, ref));
@@ -48,6 +59,16 @@ export const activeDomid = (xen: Xen, domid: number, ref: number): number =>
   at(xen.words, xen.layout.actDomid + entryRow(xen, domid, ref));
 export const activeFrame = (xen: Xen, domid: number, ref: number): FrameIndex =>
   FrameIndex(at(xen.words, xen.layout.actFrame + entryRow(xen, domid, ref)));
+
+export const activeKind = (xen: Xen, domid: number, ref: number): number =>
+  at(xen.words, xen.layout.actKind + entryRow(xen, domid, ref));
+
+/** What a pinned entry grants; an unpinned one's is in the shared entry. */
+export function activeWindow(xen: Xen, domid: number, ref: number): Window {
+  if (activeKind(xen, domid, ref) === 0) return WHOLE_PAGE;
+  const cell = at(xen.words, xen.layout.actWindow + entryRow(xen, domid, ref));
+  return { start: cell & 0xffff, length: cell >>> 16, part: true };
+}
 
 /** Frame index of shared grant frame `n` of a domain. */
 export const grantFrame = (xen: Xen, domid: number, n: number): FrameIndex =>
@@ -59,6 +80,7 @@ const sharedOffset = (ref: number): number => (ref % GRANT_ENTRIES_PER_FRAME) * 
 
 /** Header cell of a shared entry: flags low, domid high. */
 export function sharedHeader(xen: Xen, domid: number, ref: number): number {
+  if (isV2(xen, domid)) return entryCell(xen, domid, ref, 0) | 0;
   xen.memory.onGuestWord?.();
   const offset = sharedOffset(ref) + GRANT_ENTRY_HEADER;
   return xen.memory.load(sharedFrame(xen, domid, ref), offset);
@@ -66,6 +88,9 @@ export function sharedHeader(xen: Xen, domid: number, ref: number): number {
 
 /** The gfn a shared entry names, read once. */
 export function sharedGfn(xen: Xen, domid: number, ref: number): number {
+  if (isV2(xen, domid)) {
+    return entryCell(xen, domid, ref, 12) * 4294967296 + entryCell(xen, domid, ref, 8);
+  }
   xen.memory.onGuestWord?.();
   return xen.memory.load(sharedFrame(xen, domid, ref), sharedOffset(ref) + GRANT_ENTRY_FRAME) >>> 0;
 }
@@ -75,6 +100,10 @@ export function sharedGfn(xen: Xen, domid: number, ref: number): number {
  * the words that it wrote itself. Neither entry may be pinned.
  */
 export function swapSharedEntries(xen: Xen, domid: number, a: number, b: number): void {
+  if (isV2(xen, domid)) {
+    swapEntriesV2(xen, domid, a, b);
+    return;
+  }
   const frameA = sharedFrame(xen, domid, a);
   const frameB = sharedFrame(xen, domid, b);
   for (let at = 0; at < GRANT_ENTRY_BYTES; at += 4) {
@@ -115,8 +144,10 @@ export function setStatus(
   ref: number,
   grantee: number,
   readonly: boolean,
+  copying = false,
 ): number {
   const pinned = activePin(xen, domid, ref) !== 0;
+  if (isV2(xen, domid)) return setStatusV2(xen, domid, ref, grantee, { readonly, pinned, copying });
   const frame = sharedFrame(xen, domid, ref);
   const offset = sharedOffset(ref) + GRANT_ENTRY_HEADER;
   let header = sharedHeader(xen, domid, ref);
@@ -141,6 +172,10 @@ export function reduceStatus(xen: Xen, domid: number, ref: number, readonly: boo
   let clear = pin === 0 ? GTF_reading : 0;
   if (!readonly && (pin & (GNTPIN_hstw_mask | GNTPIN_devw_mask)) === 0) clear |= GTF_writing;
   if (clear === 0) return;
+  if (isV2(xen, domid)) {
+    clearStatus(xen, domid, ref, clear);
+    return;
+  }
   xen.memory.and(sharedFrame(xen, domid, ref), sharedOffset(ref) + GRANT_ENTRY_HEADER, ~clear);
 }
 
@@ -152,10 +187,14 @@ export function takePin(
   grantee: number,
   frame: number,
   readonly: boolean,
+  window = WHOLE_PAGE,
+  transitive = false,
 ): void {
   const row = entryRow(xen, domid, ref);
   const pin = at(xen.words, xen.layout.actPin + row);
   if (pin === 0) {
+    xen.words[xen.layout.actKind + row] = transitive ? 2 : window.part ? 1 : 0;
+    xen.words[xen.layout.actWindow + row] = window.start | (window.length << 16);
     xen.words[xen.layout.actDomid + row] = grantee;
     xen.words[xen.layout.actFrame + row] = frame;
   }

@@ -31,6 +31,7 @@ import { activeFrame, grantFrame, releasePin } from "./active-entry.ts";
 import { closeAllPorts } from "./event-close.ts";
 import { startFlushOf } from "./flush.ts";
 import { isAllocated, nextFrame, putPage, putPageAllocRef } from "./frame-table.ts";
+import { statusFrame, statusFrames } from "./grant-v2.ts";
 import { releaseHolds } from "./hold-list.ts";
 import { identityForget, needIommuMapping } from "./iommu.ts";
 import { detachDevices } from "./iommu-devices.ts";
@@ -92,7 +93,7 @@ function* stopWalkers(xen: Xen, slot: number, domid: DomId): Stage {
 }
 
 /** Ends a vCPU: it translates nothing, its requests are dropped, and so is the handler that was at a gap. */
-function killSlot(xen: Xen, killer: number, vcpu: number): void {
+export function killSlot(xen: Xen, killer: number, vcpu: number): void {
   setLineField(xen, vcpu, LINE.STATE, SLOT_DEAD);
   setLineField(xen, vcpu, LINE.MODE, WALK_BLOCKED);
   if (vcpu !== killer) {
@@ -184,6 +185,9 @@ function* relinquishMappings(xen: Xen, domid: DomId): Stage {
 export function freeDomain(xen: Xen, domid: DomId): void {
   for (let n = domainField(xen, domid, DOM.GRANT_FRAMES) - 1; n >= 0; n--) {
     freeXenPage(xen, grantFrame(xen, domid, n));
+  }
+  for (let n = statusFrames(xen, domid) - 1; n >= 0; n--) {
+    freeXenPage(xen, statusFrame(xen, domid, n));
   }
   setDomainField(xen, domid, DOM.GRANT_FRAMES, 0);
   const info = domainField(xen, domid, DOM.SHARED_INFO);

@@ -19,6 +19,7 @@ import {
   BIND_IPI_SIZE,
   BIND_IPI_VCPU,
   BIND_PIRQ_PIRQ,
+  BIND_PIRQ_PORT,
   BIND_PIRQ_SIZE,
   BIND_VCPU_PORT,
   BIND_VCPU_SIZE,
@@ -76,6 +77,7 @@ import {
   bindPort,
   ECS_INTERDOMAIN,
   ECS_IPI,
+  ECS_PIRQ,
   ECS_RESERVED,
   ECS_UNBOUND,
   ECS_VIRQ,
@@ -90,6 +92,7 @@ import {
   virqPort,
 } from "./event-ports.ts";
 import { copyArgs, copyFieldBack, copyToGuest } from "./guest-access.ts";
+import { profileOf } from "./profile.ts";
 import {
   type Caller,
   domainByAnyId,
@@ -138,7 +141,7 @@ export function eventChannelOp(
     case EVTCHNOP_bind_virq:
       return portReply(xen, caller, arg, BIND_VIRQ_PORT, bindVirq(xen, caller));
     case EVTCHNOP_bind_pirq:
-      return bindPirq(xen, caller);
+      return portReply(xen, caller, arg, BIND_PIRQ_PORT, bindPirq(xen, caller));
     case EVTCHNOP_close:
       return closePort(xen, caller.domid, port);
     case EVTCHNOP_send:
@@ -255,9 +258,23 @@ function bindIpi(xen: Xen, caller: Caller): number {
 
 /** Physical interrupts are routed by the virtual GIC on arm64, so there is no record of one to bind a port to. */
 function bindPirq(xen: Xen, caller: Caller): number {
-  if (xen.args.u32(BIND_PIRQ_PIRQ) >= NR_IRQS) return -EINVAL;
+  const pirq = xen.args.u32(BIND_PIRQ_PIRQ);
+  const { guestPirqs } = profileOf(xen);
+  if (pirq >= (guestPirqs === 0 ? NR_IRQS : guestPirqs)) return -EINVAL;
+  if (guestPirqs > 0 && isPirqBound(xen, caller.domid, pirq)) return -EEXIST;
   const port = getFreePort(xen, caller.domid);
-  return port < 0 ? port : -ENOMEM;
+  if (port < 0) return port;
+  if (guestPirqs === 0) return -ENOMEM;
+  bindPort(xen, caller.domid, port, ECS_PIRQ, undefined, pirq);
+  return port;
+}
+
+function isPirqBound(xen: Xen, domid: DomId, pirq: number): boolean {
+  for (let port = 1; isValidPort(xen, domid, port); port++) {
+    if (portState(xen, domid, port) !== ECS_PIRQ) continue;
+    if (portRemotePort(xen, domid, port) === pirq) return true;
+  }
+  return false;
 }
 
 function bindVcpu(xen: Xen, domid: DomId): number {
@@ -325,7 +342,8 @@ function status(xen: Xen, caller: Caller, arg: number): number {
     args.setU16(STATUS_UNION, portRemoteDomain(xen, domid, port));
   }
   if (state === ECS_INTERDOMAIN) args.setU32(STATUS_UNION_PORT, portRemotePort(xen, domid, port));
-  if (state === ECS_VIRQ) args.setU32(STATUS_UNION, portRemotePort(xen, domid, port));
+  if (state === ECS_VIRQ || state === ECS_PIRQ)
+    args.setU32(STATUS_UNION, portRemotePort(xen, domid, port));
   return copyToGuest(xen, caller.domid, arg, args.bytes, 0, STATUS_SIZE) ? 0 : -EFAULT;
 }
 

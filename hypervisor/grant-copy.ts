@@ -32,7 +32,9 @@ import {
 import { type DomId, FrameIndex } from "../shared/units.ts";
 import {
   activeFrame,
+  activeKind,
   activePin,
+  activeWindow,
   grantEntries,
   needsStatus,
   pinAdmits,
@@ -40,14 +42,17 @@ import {
   releasePin,
   setStatus,
   sharedGfn,
+  sharedHeader,
   takePin,
 } from "./active-entry.ts";
 import { getPage, putPage } from "./frame-table.ts";
 import { grantedFrame, mayGrant } from "./grant-map.ts";
+import { entryCell, isTransitive, isV2, WHOLE_PAGE, type Window, windowOf } from "./grant-v2.ts";
 import { copyArgs, copyToGuest } from "./guest-access.ts";
 import {
   type Caller,
   domainByAnyId,
+  domainById,
   GAP_PREEMPT,
   isDying,
   type Preemptible,
@@ -60,6 +65,9 @@ interface Side {
   readonly granter: DomId | undefined;
   readonly ref: number;
   readonly readonly: boolean;
+  readonly window: Window;
+  /** The entry of another domain that a transitive entry has led to; it holds the page. */
+  readonly via: Side | undefined;
 }
 
 export function* copyGrantRefs(xen: Xen, caller: Caller, uop: number, count: number): Preemptible {
@@ -129,21 +137,26 @@ function copyOne(xen: Xen, caller: Caller, kept: KeptDomains): number {
     release(xen, source);
     return dest;
   }
-  const status = move(xen, source.frame, dest.frame);
+  const status = move(xen, source, dest);
   release(xen, dest);
   release(xen, source);
   return status;
 }
 
 /** Bounds are checked only after both sides were acquired, so a bad reference is reported first. */
-function move(xen: Xen, source: FrameIndex, dest: FrameIndex): number {
+function move(xen: Xen, source: Side, dest: Side): number {
   const length = xen.args.u16(COPY_LEN);
   const from = xen.args.u16(COPY_SOURCE + COPY_PTR_OFFSET);
   const to = xen.args.u16(COPY_DEST + COPY_PTR_OFFSET);
   if (from + length > PAGE_SIZE || to + length > PAGE_SIZE) return GNTST_bad_copy_arg;
-  xen.memory.copy(dest, to, source, from, length);
+  if (!isInside(source.window, from, length)) return GNTST_general_error;
+  if (!isInside(dest.window, to, length)) return GNTST_general_error;
+  xen.memory.copy(dest.frame, to, source.frame, from, length);
   return GNTST_okay;
 }
+
+const isInside = ({ start, length }: Window, from: number, bytes: number): boolean =>
+  from >= start && from + bytes <= start + length;
 
 function acquire(
   xen: Xen,
@@ -156,35 +169,73 @@ function acquire(
   if (!isRef) {
     const frame = grantedFrame(xen, caller.domid, xen.args.u64(at + COPY_PTR_REF_OR_GMFN));
     if (frame < 0) return frame;
-    return { frame: FrameIndex(frame), granter: undefined, ref: 0, readonly };
+    const own = { granter: undefined, ref: 0, readonly, window: WHOLE_PAGE, via: undefined };
+    return { frame: FrameIndex(frame), ...own };
   }
   const ref = xen.args.u32(at + COPY_PTR_REF_OR_GMFN);
-  const frame = acquireGrant(xen, domid, ref, caller.domid, readonly);
-  return frame < 0 ? frame : { frame: FrameIndex(frame), granter: domid, ref, readonly };
+  return acquireGrant(xen, domid, ref, caller.domid, readonly, true);
 }
 
-/** Pins an entry for a copy; returns the frame with a reference held, or a GNTST_* with nothing left behind. */
+/**
+ * Pins an entry for a copy, or returns a GNTST_* with nothing left behind. `mayLead`: it may be transitive; what it
+ * leads to may not.
+ */
 function acquireGrant(
   xen: Xen,
   granter: DomId,
   ref: number,
   grantee: DomId,
   readonly: boolean,
-): number {
+  mayLead: boolean,
+): Side | number {
   if (ref >= grantEntries(xen, granter)) return GNTST_bad_gntref;
   if (!pinAdmits(xen, granter, ref, grantee, readonly)) return GNTST_general_error;
   const pin = activePin(xen, granter, ref);
   if (needsStatus(pin, readonly)) {
-    const status = setStatus(xen, granter, ref, grantee, readonly);
+    const status = setStatus(xen, granter, ref, grantee, readonly, true);
     if (status !== GNTST_okay) return status;
   }
-  const frame = copyFrame(xen, granter, ref, pin);
-  if (frame < 0) {
+  const found = pinnedSide(xen, granter, ref, readonly, mayLead);
+  if (typeof found === "number") {
     reduceStatus(xen, granter, ref, readonly);
-    return frame;
+    return found;
   }
-  takePin(xen, granter, ref, grantee, frame, readonly);
-  return frame;
+  const { frame, window } = found;
+  takePin(xen, granter, ref, grantee, frame, readonly, window, found.via !== undefined);
+  return found;
+}
+
+/** The page, window and way of an entry whose status bits are set. */
+function pinnedSide(
+  xen: Xen,
+  granter: DomId,
+  ref: number,
+  readonly: boolean,
+  mayLead: boolean,
+): Side | number {
+  const pin = activePin(xen, granter, ref);
+  const header = sharedHeader(xen, granter, ref);
+  const leads =
+    pin === 0 ? isV2(xen, granter) && isTransitive(header) : activeKind(xen, granter, ref) === 2;
+  if (leads) {
+    const via = mayLead ? acquireBehind(xen, granter, ref, readonly) : GNTST_general_error;
+    if (typeof via === "number") return via;
+    // Always counted as a part of a page, so that nobody maps it.
+    const window = { ...via.window, part: true };
+    return { frame: via.frame, granter, ref, readonly, window, via };
+  }
+  const frame = copyFrame(xen, granter, ref, pin);
+  if (frame < 0) return frame;
+  const shared = isV2(xen, granter) ? windowOf(xen, granter, ref, header) : WHOLE_PAGE;
+  const window = pin === 0 ? shared : activeWindow(xen, granter, ref);
+  return { frame: FrameIndex(frame), granter, ref, readonly, window, via: undefined };
+}
+
+/** Follows a transitive entry, in the name of its granter. It may not lead back to the same domain. */
+function acquireBehind(xen: Xen, granter: DomId, ref: number, readonly: boolean): Side | number {
+  const next = domainById(xen, entryCell(xen, granter, ref, 4) & 0xffff);
+  if (next === undefined || next === granter) return GNTST_general_error;
+  return acquireGrant(xen, next, entryCell(xen, granter, ref, 8), granter, readonly, false);
 }
 
 /** An unpinned entry names its frame in the shared entry, a pinned one in the active entry. */
@@ -197,5 +248,6 @@ function copyFrame(xen: Xen, granter: DomId, ref: number, pin: number): number {
 
 function release(xen: Xen, side: Side): void {
   if (side.granter !== undefined) releasePin(xen, side.granter, side.ref, side.readonly);
-  putPage(xen, side.frame);
+  if (side.via === undefined) putPage(xen, side.frame);
+  else release(xen, side.via);
 }

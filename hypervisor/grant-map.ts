@@ -40,6 +40,7 @@ import { hypervisorRing, TRACE_GRANT_MAP, TRACE_GRANT_REFUSED, trace } from "../
 import type { DomId } from "../shared/units.ts";
 import {
   activeFrame,
+  activeKind,
   activePin,
   grantEntries,
   needsStatus,
@@ -64,6 +65,7 @@ import {
   p2mPrepare,
   p2mSet,
 } from "./p2m.ts";
+import { dropAlias, insertionCrashes } from "./p2m-insert.ts";
 import {
   type Caller,
   domainById,
@@ -161,6 +163,8 @@ function checkEntry(xen: Xen, caller: Caller, granter: DomId, ref: number, flags
   if (ref >= grantEntries(xen, granter)) return GNTST_bad_gntref;
   if (!pinAdmits(xen, granter, ref, caller.domid, readonly)) return GNTST_general_error;
   const pin = activePin(xen, granter, ref);
+  // What is pinned as a part of a page is for copies only.
+  if (pin !== 0 && activeKind(xen, granter, ref) !== 0) return GNTST_general_error;
   if (needsStatus(pin, readonly)) {
     const status = setStatus(xen, granter, ref, caller.domid, readonly);
     if (status !== GNTST_okay) return status;
@@ -204,6 +208,7 @@ function entryPathReady(
 ): boolean {
   if ((flags & ~GNTMAP_readonly) !== GNTMAP_host_map) return false;
   if (p2mPrepare(xen, caller.domid, gfn) !== 0) return false;
+  if (insertionCrashes(xen, caller.slot, caller.domid, gfn)) return false;
   if (caller.domid === granter || !needIommuMapping(xen, caller.domid)) return true;
   return p2mPrepare(xen, caller.domid, mfnAt(xen.layout, frame)) === 0;
 }
@@ -239,7 +244,8 @@ function commitMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
     frame,
     mapping.flags,
   );
-  return needsFlush(former) || needsFlush(identity);
+  const moved = dropAlias(xen, caller.domid, mapping.gfn, frame);
+  return moved || needsFlush(former) || needsFlush(identity);
 }
 
 function refused(xen: Xen, caller: Caller, granter: DomId, status: number): void {

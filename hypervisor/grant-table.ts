@@ -51,10 +51,13 @@ import { shareXenPageWithGuest, xenHeapGfn } from "./frame-table.ts";
 import { cacheFlush } from "./grant-cache-flush.ts";
 import { copyGrantRefs } from "./grant-copy.ts";
 import { mapGrantRefs } from "./grant-map.ts";
+import { addStatusFrames, setVersion } from "./grant-set-version.ts";
 import { swapGrantRefs } from "./grant-swap.ts";
 import { unmapAndReplace, unmapGrantRefs } from "./grant-unmap.ts";
-import { getStatusFrames, getVersion, setVersion } from "./grant-version.ts";
+import { isV2, statusFramesFor } from "./grant-v2.ts";
+import { getStatusFrames, getVersion } from "./grant-version.ts";
 import { copyArgs, copyToGuest, writeListEntry } from "./guest-access.ts";
+import { profileOf } from "./profile.ts";
 import {
   type Caller,
   domainByAnyId,
@@ -79,6 +82,7 @@ export function grantTableOp(
   const op = cmd & GNTTABOP_CMD_MASK;
   const opaque = (cmd & ~GNTTABOP_CMD_MASK) >>> 0;
   if (opaque !== 0 && op !== GNTTABOP_cache_flush) return -EINVAL;
+  if (profileOf(xen).absentGrantOps.includes(op)) return -ENOSYS;
   switch (op) {
     case GNTTABOP_map_grant_ref:
       return mapGrantRefs(xen, caller, uop, count | 0);
@@ -114,6 +118,7 @@ export function grantTableOp(
 /** A new domain's table: version 1, one frame. -ENOMEM when the Xen heap is exhausted. */
 export function initGrantTable(xen: Xen, domid: DomId): number {
   setDomainField(xen, domid, DOM.GRANT_FRAMES, 0);
+  setDomainField(xen, domid, DOM.GRANT_VERSION, 1);
   return growGrantTable(xen, domid, 1);
 }
 
@@ -133,10 +138,17 @@ export function growGrantTable(xen: Xen, domid: DomId, frames: number): number {
     }
     xen.words[row + n] = frame;
   }
+  if (isV2(xen, domid) && growStatus(xen, domid, had, frames) !== 0) {
+    for (let undo = had; undo < frames; undo++) freeXenPage(xen, grantFrame(xen, domid, undo));
+    return -ENOMEM;
+  }
   for (let n = had; n < frames; n++) shareXenPageWithGuest(xen, grantFrame(xen, domid, n), domid);
   if (frames > had) setDomainField(xen, domid, DOM.GRANT_FRAMES, frames);
   return 0;
 }
+
+const growStatus = (xen: Xen, domid: DomId, had: number, frames: number): number =>
+  addStatusFrames(xen, domid, statusFramesFor(had), statusFramesFor(frames));
 
 function setupTable(xen: Xen, caller: Caller, uop: number, count: number): number {
   if (count !== 1) return -EINVAL;

@@ -39,6 +39,7 @@ import { holdPage, holdUnmap, releaseHolds } from "./hold-list.ts";
 import { identityUnmap, needIommuMapping } from "./iommu.ts";
 import { putHandle, setTrackFlags, trackDomid, trackFlags, trackRef } from "./maptrack.ts";
 import { entryFrame, entryType, forgetXenHeapGfn, p2mLookup, p2mRemoveMapping } from "./p2m.ts";
+import { profileOf } from "./profile.ts";
 import {
   addDomainField,
   type Caller,
@@ -171,7 +172,7 @@ function removeHostMapping(
 ): number {
   const mapper = caller.domid;
   const own = readonly ? p2m_grant_map_ro : p2m_grant_map_rw;
-  if (xen.model.hypervisor === "strict") {
+  if (profileOf(xen).unmapWantsEntry || xen.model.hypervisor === "strict") {
     const entry = p2mLookup(xen, mapper, gfn);
     if (entryType(entry) !== own || entryFrame(entry) !== frame) return GNTST_general_error;
   }

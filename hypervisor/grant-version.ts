@@ -1,25 +1,23 @@
 /**
- * GNTTABOP_set_version, get_version and get_status_frames.
+ * GNTTABOP_get_version and get_status_frames. grant-set-version.ts changes the version.
  *
- * Rule: the maximum version of a domain of arm64 is 1, so no table here has status frames, and a change of version is
- * refused before it could wipe anything (XSA-268). Counts are ignored, as recorded, but for get_status_frames.
- * Behaviour: xen/common/grant_table.c, gnttab_set_version(), gnttab_get_version(), gnttab_get_status_frames().
+ * Rule: get_status_frames exists where no table has status frames, on arm64; translated domains of x86 find theirs by
+ * add_to_physmap. Counts are ignored, as recorded, but for get_status_frames.
+ * Behaviour: xen/common/grant_table.c, gnttab_get_version(), gnttab_get_status_frames().
  */
 import {
   GET_VERSION_DOM,
   GET_VERSION_SIZE,
   GET_VERSION_VERSION,
-  SET_VERSION_SIZE,
-  SET_VERSION_VERSION,
   STATUS_FRAMES_DOM,
   STATUS_FRAMES_NR_FRAMES,
   STATUS_FRAMES_SIZE,
   STATUS_FRAMES_STATUS,
 } from "../shared/abi/grant.ts";
+import { DOM } from "../shared/layout.ts";
 import {
   EFAULT,
   EINVAL,
-  ENOSYS,
   EPERM,
   ESRCH,
   GNTST_bad_domain,
@@ -28,24 +26,7 @@ import {
   GNTST_permission_denied,
 } from "../shared/status.ts";
 import { copyArgs, copyFieldBack } from "./guest-access.ts";
-import { type Caller, domainByAnyId, mayTarget, type Xen } from "./xen.ts";
-
-/** Version of every table of this profile. */
-const VERSION_1 = 1;
-const VERSION_2 = 2;
-/** Frames of status words that a version 1 table has. */
-const STATUS_FRAMES = 0;
-
-/** The version in force is written back whatever the answer is. */
-export function setVersion(xen: Xen, caller: Caller, uop: number): number {
-  if (!copyArgs(xen, caller.domid, uop, SET_VERSION_SIZE)) return -EFAULT;
-  const { args } = xen;
-  const wanted = args.u32(SET_VERSION_VERSION);
-  args.setU32(SET_VERSION_VERSION, VERSION_1);
-  if (!copyFieldBack(xen, caller.domid, uop, SET_VERSION_VERSION, 4)) return -EFAULT;
-  if (wanted === VERSION_2) return -ENOSYS;
-  return wanted === VERSION_1 ? 0 : -EINVAL;
-}
+import { type Caller, domainByAnyId, domainField, mayTarget, type Xen } from "./xen.ts";
 
 /** Refusals are the return value here, not a status. */
 export function getVersion(xen: Xen, caller: Caller, uop: number): number {
@@ -54,7 +35,7 @@ export function getVersion(xen: Xen, caller: Caller, uop: number): number {
   const domid = domainByAnyId(xen, caller, args.u16(GET_VERSION_DOM));
   if (domid === undefined) return -ESRCH;
   if (!mayTarget(xen, caller, domid)) return -EPERM;
-  args.setU32(GET_VERSION_VERSION, VERSION_1);
+  args.setU32(GET_VERSION_VERSION, domainField(xen, domid, DOM.GRANT_VERSION));
   return copyFieldBack(xen, caller.domid, uop, GET_VERSION_VERSION, 4) ? 0 : -EFAULT;
 }
 
@@ -67,7 +48,7 @@ export function getStatusFrames(xen: Xen, caller: Caller, uop: number, count: nu
   let status = GNTST_okay;
   if (domid === undefined) status = GNTST_bad_domain;
   else if (!mayTarget(xen, caller, domid)) status = GNTST_permission_denied;
-  else if (args.u32(STATUS_FRAMES_NR_FRAMES) > STATUS_FRAMES) status = GNTST_general_error;
+  else if (args.u32(STATUS_FRAMES_NR_FRAMES) > 0) status = GNTST_general_error;
   args.setU16(STATUS_FRAMES_STATUS, status);
   return copyFieldBack(xen, caller.domid, uop, STATUS_FRAMES_STATUS, 2) ? 0 : -EFAULT;
 }

@@ -41,6 +41,7 @@ import { exchange } from "./memory-exchange.ts";
 import { addToPhysmap, addToPhysmapBatch, removeFromPhysmap } from "./memory-physmap.ts";
 import { adjustReservation, maxPage } from "./memory-reservation.ts";
 import { acquireResource } from "./memory-resource.ts";
+import { profileOf } from "./profile.ts";
 import {
   type Caller,
   domainByAnyId,
@@ -89,7 +90,7 @@ export function memoryOp(xen: Xen, caller: Caller, cmd: number, arg: number): nu
       // Memory sharing is an x86 matter: nothing is shared and nothing was saved by it.
       return 0;
     default:
-      return -ENOSYS;
+      return profileOf(xen).refusals[op] ?? -ENOSYS;
   }
 }
 

@@ -72,6 +72,7 @@ import {
   p2mSet,
   walkSteps,
 } from "./p2m.ts";
+import { insertionCrashes } from "./p2m-insert.ts";
 import { releaseFormer } from "./physmap-place.ts";
 import {
   addDomainField,
@@ -300,6 +301,9 @@ function* enterRam(
   const size = 2 ** order;
   let flush = false;
   let done = 0;
+  for (let page = gfn; page < gfn + size; page++) {
+    if (insertionCrashes(xen, slot, domid, page)) return false;
+  }
   while (done < size) {
     const piece = entryOrder(xen, domid, gfn + done, frame + done, size - done);
     const former = p2mSet(xen, domid, gfn + done, frame + done, p2m_ram_rw, piece);

@@ -10,6 +10,7 @@
  */
 import {
   XENMAPSPACE_dev_mmio,
+  XENMAPSPACE_gmfn,
   XENMAPSPACE_gmfn_foreign,
   XENMAPSPACE_grant_table,
   XENMAPSPACE_shared_info,
@@ -29,8 +30,17 @@ import {
 import { EBUSY, EINVAL, ENOSYS, EPERM, ESRCH } from "../shared/status.ts";
 import type { DomId } from "../shared/units.ts";
 import { grantFrame } from "./active-entry.ts";
-import { getPage, putPage, setXenHeapGfn, xenHeapGfn } from "./frame-table.ts";
+import {
+  frameOwner,
+  getPage,
+  isXenHeap,
+  putPage,
+  putPageAllocRef,
+  setXenHeapGfn,
+  xenHeapGfn,
+} from "./frame-table.ts";
 import { growGrantTable } from "./grant-table.ts";
+import { isV2, statusFrame, statusFrames } from "./grant-v2.ts";
 import { holdPage } from "./hold-list.ts";
 import {
   entryFrame,
@@ -38,9 +48,12 @@ import {
   forgetXenHeapGfn,
   needsFlush,
   type P2mEntry,
+  p2mClear,
   p2mLookup,
   p2mSet,
 } from "./p2m.ts";
+import { dropAlias, insertionCrashes } from "./p2m-insert.ts";
+import { profileOf } from "./profile.ts";
 import {
   type Caller,
   domainByAnyId,
@@ -49,6 +62,9 @@ import {
   mayTarget,
   type Xen,
 } from "./xen.ts";
+
+/** Set in an index of the grant table space: a status frame, not a grant frame. */
+const XENMAPIDX_grant_table_status = 0x8000_0000;
 
 /**
  * Lets go of what a replaced or removed entry stood for: a foreign page's reference goes to the hold list, a xen
@@ -107,13 +123,19 @@ export function placeOne(xen: Xen, caller: Caller, place: Placement): Placed {
       return placeForeign(xen, caller, place);
     case XENMAPSPACE_dev_mmio:
       return placeDevicePage(xen, caller, domid, place.idx, gfn);
+    case XENMAPSPACE_gmfn:
+      return profileOf(xen).movesPages ? movePage(xen, caller, place) : -ENOSYS;
     default:
-      return -ENOSYS;
+      return profileOf(xen).badSpace;
   }
 }
 
 /** Grant frame `index`, growing the table to reach it; -EINVAL when it cannot. */
 export function grantFrameFor(xen: Xen, domid: DomId, index: number): number {
+  if (isV2(xen, domid) && index >= XENMAPIDX_grant_table_status) {
+    const n = index - XENMAPIDX_grant_table_status;
+    return n < statusFrames(xen, domid) ? statusFrame(xen, domid, n) : -EINVAL;
+  }
   if (index >= domainField(xen, domid, DOM.MAX_GRANT_FRAMES)) return -EINVAL;
   if (index >= domainField(xen, domid, DOM.GRANT_FRAMES)) {
     if (growGrantTable(xen, domid, index + 1) !== 0) return -EINVAL;
@@ -123,12 +145,48 @@ export function grantFrameFor(xen: Xen, domid: DomId, index: number): number {
 
 /** Maps a xen heap page at `gfn`, unless it is mapped somewhere already (-EBUSY). */
 function placeXenPage(xen: Xen, caller: Caller, domid: DomId, frame: number, gfn: number): Placed {
-  if (xenHeapGfn(xen, frame) !== NOT_PRESENT) return -EBUSY;
+  const stands = xenHeapGfn(xen, frame);
+  if (stands !== NOT_PRESENT && !profileOf(xen).movesPages) return -EBUSY;
+  if (insertionCrashes(xen, caller.slot, domid, gfn)) return -EPERM;
   const former = p2mSet(xen, domid, gfn, frame, p2m_ram_rw);
   if (former < 0) return former;
+  const moved = stands !== NOT_PRESENT && stands !== gfn && p2mClear(xen, domid, stands) > 0;
+  const freed = freeReplaced(xen, caller.slot, domid, former, frame);
   const flush = releaseFormer(xen, caller.slot, domid, former, frame);
   setXenHeapGfn(xen, frame, gfn);
-  return placedOver(flush);
+  return placedOver(flush || moved || freed);
+}
+
+/** Where pages move, a page of RAM that another one takes the place of is given back; it is held until the flush. */
+function freeReplaced(
+  xen: Xen,
+  slot: number,
+  domid: DomId,
+  former: P2mEntry,
+  now: number,
+): boolean {
+  const frame = entryFrame(former);
+  if (!profileOf(xen).movesPages || !isRam(entryType(former)) || frame === now) return false;
+  if (isXenHeap(xen, frame) || !getPage(xen, frame, domid)) return false;
+  putPageAllocRef(xen, frame);
+  holdPage(xen, slot, frame);
+  return true;
+}
+
+/** Moves a page of the domain's RAM from the gfn in the index; what stood at the new one is given back. */
+function movePage(xen: Xen, caller: Caller, place: Placement): Placed {
+  const { domid, idx, gfn } = place;
+  const entry = p2mLookup(xen, domid, idx);
+  const frame = entryFrame(entry);
+  if (!isRam(entryType(entry)) || isXenHeap(xen, frame)) return -EINVAL;
+  if (frameOwner(xen, frame) !== domid) return -EINVAL;
+  if (insertionCrashes(xen, caller.slot, domid, gfn)) return -EPERM;
+  const former = p2mSet(xen, domid, gfn, frame, p2m_ram_rw);
+  if (former < 0) return former;
+  const moved = dropAlias(xen, domid, gfn, frame);
+  const freed = freeReplaced(xen, caller.slot, domid, former, frame);
+  const flush = releaseFormer(xen, caller.slot, domid, former, frame);
+  return placedOver(flush || moved || freed);
 }
 
 /** Maps a register page that the domain owns; for any other frame the answer is 0 too, and nothing is mapped. */

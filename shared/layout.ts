@@ -166,6 +166,7 @@ export const DOM = {
   VIRQ_PORT: 52, // [VCPUS_MAX]
   OUTSTANDING_PAGES: 56, // pages claimed and not yet allocated
   FIFO: 57, // 0: 2-level event channels; else 1 + pages of the FIFO event array
+  GRANT_VERSION: 62, // 1 or 2
   STRAY_RAM: 63, // RAM entries that may outlive their page: it was given up through a second entry
 } as const;
 export const DOMAIN_WORDS = 64;
@@ -219,9 +220,12 @@ export interface Layout {
   readonly samples: number; // [XEN] a row of `slots` words a slot: access samples of a flush that is waited for
   readonly domains: number;
   readonly grantFrame: number; // [XEN] frame index of each shared grant frame
+  readonly statusFrame: number; // [XEN] frame index of each status frame, version 2 only
   readonly actPin: number; // [XEN] active entries
   readonly actDomid: number;
   readonly actFrame: number;
+  readonly actKind: number; // 0 whole page, 1 part of a page, 2 an entry of another domain
+  readonly actWindow: number; // start in the low half, length in the high half
   readonly trackRef: number; // [XEN] maptrack
   readonly trackFlags: number;
   readonly trackDomid: number;
@@ -261,6 +265,14 @@ function ramFrameCount(model: MachineModel): number {
   return ramFrames;
 }
 
+const activeTables = (take: (count: number) => number, entries: number) => ({
+  actPin: take(entries),
+  actDomid: take(entries),
+  actFrame: take(entries),
+  actKind: take(entries),
+  actWindow: take(entries),
+});
+
 /** Lays the control buffer out for a machine. Pure: every worker computes the same. */
 export function layoutOf(model: MachineModel): Layout {
   const { domains, slots, grantFrames, maptrackFrames, ports, traceRecords } = model.limits;
@@ -299,9 +311,8 @@ export function layoutOf(model: MachineModel): Layout {
     samples: take(slots * slots),
     domains: take(domains * DOMAIN_WORDS),
     grantFrame: take(domains * grantFrames),
-    actPin: take(domains * grantFrames * GRANT_ENTRIES_PER_FRAME),
-    actDomid: take(domains * grantFrames * GRANT_ENTRIES_PER_FRAME),
-    actFrame: take(domains * grantFrames * GRANT_ENTRIES_PER_FRAME),
+    statusFrame: take(domains * grantFrames),
+    ...activeTables(take, domains * grantFrames * GRANT_ENTRIES_PER_FRAME),
     trackRef: take(domains * maptrackFrames * MAPTRACK_PER_FRAME),
     trackFlags: take(domains * maptrackFrames * MAPTRACK_PER_FRAME),
     trackDomid: take(domains * maptrackFrames * MAPTRACK_PER_FRAME),

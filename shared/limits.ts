@@ -34,6 +34,10 @@ export const RECORD_WORDS = 16;
 /** Entries of one grant frame, version 1. */
 export const GRANT_ENTRIES_PER_FRAME = 512;
 export const GRANT_ENTRY_BYTES = 8;
+/** Entries of one grant frame, version 2, and status words of one status frame. */
+export const GRANT_ENTRIES_PER_FRAME_V2 = 256;
+export const GRANT_ENTRY_BYTES_V2 = 16;
+export const GRANT_STATUS_PER_FRAME = 2048;
 /** Xen's gnttab_max_frames default. */
 export const GRANT_FRAMES_MAX = 64;
 export const MAPTRACK_PER_FRAME = 256;

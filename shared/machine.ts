@@ -73,6 +73,8 @@ export interface DomainModel {
   /** Whether a worker runs its program. */
   readonly runs: boolean;
   readonly maxGrantFrames: number;
+  /** Highest version of its grant table, where the machine has more than one. */
+  readonly maxGrantVersion?: 1 | 2;
   readonly maxMaptrackFrames: number;
   /** Highest port number it may use, inclusive. */
   readonly maxEvtchnPort: number;
@@ -105,7 +107,8 @@ export interface MachineLimits {
 }
 
 export interface MachineModel {
-  readonly arch: "arm64";
+  /** Which differences of Xen apply (hypervisor/profile.ts). Tables have the same form on both. */
+  readonly arch: "arm64" | "x86";
   readonly preset: string;
   /** RAM banks, ascending, 2 MiB aligned, not overlapping. */
   readonly banks: readonly Range[];

@@ -73,17 +73,26 @@ export function act<Result>(
 
 const accessOf = (fault: number): Access => (fault === FAULT_PERMISSION ? "hang" : "fault");
 
+/** On x86 nothing answers at an address without memory: reads give all ones, and writes vanish. */
+const floatsOn = (machine: Machine): boolean => machine.layout.model.arch === "x86";
+
 /** Moves bytes page by page until the first access that does not complete. */
 function* transfer(
   actor: Actor,
   address: number,
   bytes: Uint8Array,
   kind: typeof ACCESS_READ | typeof ACCESS_WRITE,
+  floats: boolean,
 ): Program<Access> {
   for (let done = 0; done < bytes.length; ) {
     const offset = (address + done) % PAGE_SIZE;
     const length = Math.min(PAGE_SIZE - offset, bytes.length - done);
     const fault = actor.mmu.open(Math.floor((address + done) / PAGE_SIZE), kind);
+    if (fault !== ACCESS_OK && floats) {
+      if (kind === ACCESS_READ) bytes.fill(0xff, done, done + length);
+      done += length;
+      continue;
+    }
     if (fault !== ACCESS_OK) return accessOf(fault);
     if (kind === ACCESS_READ) actor.mmu.read(offset, bytes, done, length);
     else actor.mmu.write(offset, bytes, done, length);
@@ -101,7 +110,9 @@ export function readBytes(
   into: Uint8Array,
 ): Access {
   if (!isAlive(machine, actor)) return "gone";
-  return act(machine, actor, transfer(actor, address, into, ACCESS_READ)) ?? "hang";
+  return (
+    act(machine, actor, transfer(actor, address, into, ACCESS_READ, floatsOn(machine))) ?? "hang"
+  );
 }
 
 /** Stores `from` into the actor's memory. */
@@ -112,7 +123,9 @@ export function writeBytes(
   from: Uint8Array,
 ): Access {
   if (!isAlive(machine, actor)) return "gone";
-  return act(machine, actor, transfer(actor, address, from, ACCESS_WRITE)) ?? "hang";
+  return (
+    act(machine, actor, transfer(actor, address, from, ACCESS_WRITE, floatsOn(machine))) ?? "hang"
+  );
 }
 
 /** Calls the instruction at an address. */

@@ -44,6 +44,9 @@ export const DOM0_PLACES: Places = {
 /** Guests of the recordings made under a toolstack: 32 MiB, at most as many ports as a DomU of dom0less. */
 export const TOOLSTACK_PLACES: Places = { ...DOMU_PLACES, ramPages: 8192 };
 
+/** Translated guests on x86: the same under a toolstack. */
+export const PVH_PLACES: Places = { ...TOOLSTACK_PLACES, ram: 0, f0: 0x100 };
+
 /** The slot of the device is found by its index in the model. */
 export const BUS_DEVICE = 0;
 /** Machine address of a peripheral of the recording's board: a device page of Dom0. */
@@ -61,6 +64,7 @@ const kernel: KernelOptions = {
 interface Limits {
   readonly grantFrames: number;
   readonly maptrackFrames: number;
+  readonly grantVersion: 1 | 2;
 }
 
 /** Frame at which that build of Xen lies: the place that it offers Dom0 for its grant table. */
@@ -85,6 +89,7 @@ function domainModel(name: string, places: Places, vcpus: number, limits: Limits
     vcpus,
     runs: false,
     maxGrantFrames: limits.grantFrames,
+    maxGrantVersion: limits.grantVersion,
     maxMaptrackFrames: limits.maptrackFrames,
     maxEvtchnPort: isDom0 ? 4095 : 1023,
     p2mPoolPages: isDom0 ? 0 : tablePoolPages(places.ramPages, vcpus),
@@ -103,7 +108,9 @@ export function domidsOf(
   env: string,
 ): ReadonlyMap<string, number> | undefined {
   const privileged = env.startsWith("arm-dom0=") ? env.slice("arm-dom0=".length) : undefined;
-  if (privileged === undefined && env !== "arm-domu" && env !== "arm") return undefined;
+  if (privileged === undefined && env !== "arm-domu" && env !== "arm" && env !== "pvh") {
+    return undefined;
+  }
   const domids = new Map<string, number>();
   let next = 1;
   for (const actor of Object.keys(scenario.domains)) {
@@ -115,6 +122,7 @@ export function domidsOf(
 /** Places of the guest with a domain id, in an environment. */
 export function placesOf(env: string, domid: number): Places {
   if (domid === 0) return DOM0_PLACES;
+  if (env === "pvh") return PVH_PLACES;
   return env === "arm" ? TOOLSTACK_PLACES : DOMU_PLACES;
 }
 
@@ -127,6 +135,7 @@ export function recordedArm(
   const limits: Limits = {
     grantFrames: scenario.toolstack_limits?.max_grant_frames ?? GRANT_FRAMES_MAX,
     maptrackFrames: scenario.toolstack_limits?.max_maptrack_frames ?? MAPTRACK_FRAMES_MAX,
+    grantVersion: scenario.toolstack_limits?.max_grant_version === 1 ? 1 : 2,
   };
   const dom0Actor = [...domids].find(([, domid]) => domid === 0)?.[0];
   const vcpusOf = (actor: string | undefined): number =>
@@ -136,8 +145,8 @@ export function recordedArm(
     .sort(([, one], [, other]) => one - other)
     .map(([actor, domid]) => domainModel(actor, placesOf(env, domid), vcpusOf(actor), limits));
   return {
-    arch: "arm64",
-    preset: "recorded-arm",
+    arch: env === "pvh" ? "x86" : "arm64",
+    preset: env === "pvh" ? "recorded-pvh" : "recorded-arm",
     banks: [{ base: RAM_BASE, size: 256 * MIB }],
     iommu: { mode: "off" },
     allocator: "contiguous",

@@ -38,10 +38,16 @@ export interface Replay {
   readonly bus: Actor;
   readonly control: Actor;
   readonly handles: Map<string, number>;
+  /** Handles of Dom0's daemons for the console and store pages of each guest, by domid; empty without a toolstack. */
+  readonly daemonHandles: Map<number, readonly number[]>;
   readonly busAddresses: Map<string, Wide>;
   readonly ports: Map<string, number>;
   /** Machine frames of the first RAM pages of each actor, as they were before step 0. */
   readonly initial: ReadonlyMap<string, readonly number[]>;
+  /** Form of each actor's grant table, where it has changed it, and whether its status words are in view. */
+  readonly versions: Map<string, { readonly version: number; readonly status: boolean }>;
+  /** Actors of whose status words the recording speaks. */
+  readonly statusShown: ReadonlySet<string>;
   readonly entries: Map<string, WatchedEntry>;
   readonly portBits: Map<string, WatchedPort>;
   /** Pages of the FIFO event array of each domain that has entered that ABI, by domid. */

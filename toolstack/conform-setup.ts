@@ -1,18 +1,22 @@
 /**
  * Brings a machine to where a recording begins. Rule: through hypercalls of the actors and records of the toolstack
- * only, as the recorder did; nothing is written into the machine behind the hypervisor's back.
+ * only, as the recorder did; of the guests' memory only the two grant entries that xl fills in are written from here.
  */
 import { buildMachine } from "../explore/machine.ts";
 import { roundRobin } from "../explore/round-robin.ts";
 import type { Machine } from "../explore/state.ts";
 import { XEN_DOMCTL_max_mem } from "../shared/abi/domctl.ts";
+import { GRANT_ENTRY_FRAME, GRANT_ENTRY_HEADER, GTF_permit_access } from "../shared/abi/grant.ts";
 import { at } from "../shared/assert.ts";
+import { GRANT_ENTRY_BYTES, PAGE_SIZE } from "../shared/limits.ts";
 import { CONTROL_DOMCTL } from "../shared/trap.ts";
+import { FrameIndex } from "../shared/units.ts";
 import { type Actor, actorOf, actorOnSlot, hypercall } from "./conform-actor.ts";
 import { replayCall } from "./conform-call.ts";
 import type { RecordedScenario, Recording, Step, Value } from "./conform-format.ts";
 import { BUS_DEVICE, DOM0_PLACES, placesOf, recordedArm } from "./conform-model.ts";
 import { initialFrames, numberValue, type Replay } from "./conform-replay.ts";
+import { speaksOfStatus, statusFrameOf } from "./conform-v2.ts";
 import { ENTRIES_PER_FRAME } from "./conform-watch.ts";
 
 /** Boots the machine and brings every actor to where it was before step 0. */
@@ -45,15 +49,20 @@ export function setUp(
     bus: actorOnSlot(machine, "bus", -1, busSlot(machine), DOM0_PLACES),
     control: actorOnSlot(machine, "control", -1, 0, DOM0_PLACES),
     handles: new Map(),
+    daemonHandles: new Map(),
     busAddresses: new Map(),
     ports: new Map(),
     eventArrays: new Map(),
     acknowledged: new Map(),
     initial,
+    versions: new Map(),
+    statusShown: new Set(
+      [...domids.keys()].filter((name) => speaksOfStatus(recording.steps, name)),
+    ),
     entries: new Map(),
     portBits: new Map(),
   };
-  if (env === "arm") playToolstack(replay);
+  if (env === "arm" || env === "pvh") playToolstack(replay);
   for (const [name, actor] of actors) {
     prepareActor(replay, actor, scenario.domains[name]?.grant_frames_mapped ?? 0);
   }
@@ -105,29 +114,76 @@ export function growTable(
   }
 }
 
+/** Whenever a table gets version 2, the recorder maps its status frame, if it means to look at it. */
+export function followVersion(replay: Replay, actor: Actor, version: number): void {
+  const known = replay.versions.get(actor.name);
+  if (known?.version === version && known.status === replay.statusShown.has(actor.name)) return;
+  const status = version === 2 && replay.statusShown.has(actor.name);
+  if (status) addToPhysmap(replay, actor, "grant_table", 0x8000_0000, statusFrameOf(actor));
+  replay.versions.set(actor.name, { version, status });
+}
+
 /** Ports that the control domain of those recordings had for itself. */
-const DOM0_PORTS = 5;
-/** xl gives a guest 1 MiB more than it asks for, and makes four pages in it: console, store and two it does not use. */
-const SPECIAL_PAGES = [0x39000, 0x39001, 0x39002, 0x39003];
+const DOM0_PORTS = { arm64: 5, x86: 17 };
+/** xl gives a guest 1 MiB more than it asks for, and makes pages in it: console, store and some it does not use. */
+const SPECIAL_PAGES = { arm64: 4, x86: 16 };
+const SPECIAL_GFN = 0x39000;
 const MAX_MEM_KIB = 33 * 1024;
 
 /** What xl does to a guest before it starts: more memory allowed, special pages, a store and a console port to Dom0. */
 function playToolstack(replay: Replay): void {
   const { machine, dom0, control } = replay;
-  for (let port = 0; port < DOM0_PORTS; port++) {
+  const { arch } = machine.layout.model;
+  const special = Array.from({ length: SPECIAL_PAGES[arch] }, (_, page) => SPECIAL_GFN + page);
+  for (let port = 0; port < DOM0_PORTS[arch]; port++) {
     must(replay, dom0, "event_channel_op", "alloc_unbound", { dom: 0, remote_dom: 0 }, 0);
   }
   for (const actor of replay.actors.values()) {
     const dom = actor.domid;
     hypercall(machine, control, CONTROL_DOMCTL, [XEN_DOMCTL_max_mem, dom, MAX_MEM_KIB]);
-    const pages = { extents: SPECIAL_PAGES, nr_extents: SPECIAL_PAGES.length, domid: dom };
-    must(replay, dom0, "memory_op", "populate_physmap", pages, SPECIAL_PAGES.length);
+    const pages = { extents: special, nr_extents: special.length, domid: dom };
+    must(replay, dom0, "memory_op", "populate_physmap", pages, special.length);
     for (let port = 1; port <= 2; port++) {
       must(replay, dom0, "event_channel_op", "alloc_unbound", { dom, remote_dom: 0 }, 0);
       const peer = { remote_dom: dom, remote_port: port };
       must(replay, dom0, "event_channel_op", "bind_interdomain", peer, 0);
     }
+    for (const ref of [0, 1]) grantToDom0(replay, actor, ref);
+    // Dom0 maps nothing else, so its handles are counted up from 0.
+    const first = 2 * replay.daemonHandles.size;
+    replay.daemonHandles.set(dom, [first, first + 1]);
   }
+}
+
+/** A guest has died: Dom0's daemons let go of its console and store pages. */
+export function releaseFromDom0(replay: Replay, domid: number): void {
+  const handles = replay.daemonHandles.get(domid) ?? [];
+  for (const [ref, handle] of handles.entries()) {
+    const address = ringGfn(domid, ref) * PAGE_SIZE;
+    const args = { host_addr: address, dev_bus_addr: 0, handle };
+    must(replay, replay.dom0, "grant_table_op", "unmap_grant_ref", args, 0);
+  }
+  replay.daemonHandles.delete(domid);
+}
+
+const ringGfn = (domid: number, ref: number): number => DOM0_RING_GFN + domid * 2 + ref;
+
+/** Where Dom0's daemons map the console and store pages: behind everything that Dom0 has. */
+const DOM0_RING_GFN = 0x7_0000;
+
+/** References 0 and 1, console and store: filled in for the guest, and mapped by Dom0's daemons. */
+function grantToDom0(replay: Replay, actor: Actor, ref: number): void {
+  const { layout, words, memory } = replay.machine;
+  const frame = at(words, layout.grantFrame + actor.domid * layout.model.limits.grantFrames);
+  memory.store(FrameIndex(frame), ref * GRANT_ENTRY_BYTES + GRANT_ENTRY_FRAME, SPECIAL_GFN + ref);
+  memory.store(FrameIndex(frame), ref * GRANT_ENTRY_BYTES + GRANT_ENTRY_HEADER, GTF_permit_access);
+  const args = {
+    host_addr: ringGfn(actor.domid, ref) * PAGE_SIZE,
+    flags: "host_map",
+    ref,
+    dom: actor.domid,
+  };
+  must(replay, replay.dom0, "grant_table_op", "map_grant_ref", args, 0);
 }
 
 /** A call that is in no step and has to answer `wanted`. */
@@ -139,8 +195,8 @@ function must(
   args: { readonly [name: string]: Value },
   wanted: number,
 ): void {
-  const one: Value = call === "grant_table_op" ? [args] : args;
-  const step: Step = { i: -1, by: actor.name, fields: { call, cmd, args: one, ret: wanted } };
+  const batch = call === "grant_table_op" ? { args: [args], count: 1 } : { args };
+  const step: Step = { i: -1, by: actor.name, fields: { call, cmd, ...batch, ret: wanted } };
   const { ret } = replayCall(replay, actor, step);
   if (ret !== wanted) throw new Error(`${actor.name}: ${call} ${cmd} answers ${String(ret)}`);
 }

@@ -10,6 +10,7 @@ import {
   changeWord,
   execute,
   hypercall,
+  isAlive,
   readBytes,
   readWord,
   writeBytes,
@@ -27,8 +28,10 @@ import type { Fields, Step, Value } from "./conform-format.ts";
 import { replayObserver } from "./conform-observer.ts";
 import { canRepeat, repeatCalls, repeatMaps } from "./conform-repeat.ts";
 import { actorNamed, numberValue, type Replay } from "./conform-replay.ts";
+import { followVersion, releaseFromDom0 } from "./conform-setup.ts";
+import { readV2, seenOf, storeV2 } from "./conform-v2.ts";
 import { ENTRY_FLAG_NAMES, flagsOf, flagText } from "./conform-values.ts";
-import { entryAddress, observe, portBit, setEntry } from "./conform-watch.ts";
+import { entryAddress, observe, placeOf, portBit, setEntry } from "./conform-watch.ts";
 
 type Got = Record<string, Value>;
 type Action = (replay: Replay, actor: Actor, fields: Fields) => Got;
@@ -101,6 +104,14 @@ const entryFlags = (value: Value | undefined): number => {
 
 const setWholeEntry: Action = (replay, actor, fields) => {
   const ref = numberValue(replay, fields.ref);
+  if (fields.version === 2) {
+    const flags = entryFlags(fields.flags);
+    if (!storeV2(replay, actor, fields, flags)) return { fault: { ec: EC_DATA, iss: 0 } };
+    const symbol = typeof fields.ref === "string" ? fields.ref : `$${actor.name}.r${ref}`;
+    const seen = seenOf(replay, actor, ref, flags);
+    replay.entries.set(`${actor.name}.${ref}`, { symbol, actor, ref, flags: seen });
+    return {};
+  }
   const done = setEntry(replay, actor, {
     symbol: typeof fields.ref === "string" ? fields.ref : `$${actor.name}.r${ref}`,
     ref,
@@ -114,7 +125,7 @@ const setWholeEntry: Action = (replay, actor, fields) => {
 /** A 16-bit store of the flags: the domid in the other half stays as it is. */
 const writeFlags: Action = (replay, actor, fields) => {
   const flags = entryFlags(fields.flags);
-  const address = entryAddress(actor, numberValue(replay, fields.ref));
+  const address = placeOf(replay, actor, numberValue(replay, fields.ref));
   const done = changeWord(replay.machine, actor, address, (word) => (word & ~0xffff) | flags);
   return done === undefined ? { fault: { ec: EC_DATA, iss: 0 } } : {};
 };
@@ -137,6 +148,9 @@ function flagWord(flags: number, expected: Value | undefined): string {
 }
 
 const readEntry: Action = (replay, actor, fields) => {
+  if (fields.version === 2) {
+    return readV2(replay, actor, fields) ?? { fault: { ec: EC_DATA, iss: 0 } };
+  }
   const address = entryAddress(actor, numberValue(replay, fields.ref));
   const header = readWord(replay.machine, actor, address);
   const frame = readWord(replay.machine, actor, address + 4);
@@ -181,6 +195,7 @@ const destroyDomain: Action = (replay, _actor, fields) => {
   const args = [XEN_DOMCTL_destroydomain, domid];
   const ret = hypercall(replay.machine, replay.control, CONTROL_DOMCTL, args);
   if (ret === undefined) return { ret: "never answered" };
+  releaseFromDom0(replay, domid);
   // Recordings under a toolstack do not say what it was told.
   return fields.ret === undefined && ret === 0 ? {} : { ret };
 };
@@ -245,8 +260,14 @@ export function replayStep(replay: Replay, step: Step): Fields {
   const { fields } = step;
   if (step.by === "observer") return replayObserver(replay, fields) ?? { not_observed: true };
   if (fields.call !== undefined) {
-    const got: Got = { ...replayCall(replay, actorNamed(replay, step.by), step) };
+    const actor = actorNamed(replay, step.by);
+    const wasAlive = isAlive(replay.machine, actor);
+    const got: Got = { ...replayCall(replay, actor, step) };
+    if (wasAlive && !isAlive(replay.machine, actor)) takeAway(replay, actor, got);
+    const following = fields.cmd === "set_version" && got.ret === 0;
+    if (following) turn(replay, actor, got);
     observe(replay, fields, got);
+    if (following) followVersion(replay, actor, versionIn(got));
     return got;
   }
   const name = String(fields.do);
@@ -257,6 +278,26 @@ export function replayStep(replay: Replay, step: Step): Fields {
   return got;
 }
 
+const versionIn = (got: Got): number => {
+  const [first] = (got.out ?? []) as readonly Fields[];
+  return Number(first?.version ?? 1);
+};
+
+/** Right after a change of version the recorder has not mapped the status frame yet. */
+function turn(replay: Replay, actor: Actor, got: Got): void {
+  const version = versionIn(got);
+  if ((replay.versions.get(actor.name)?.version ?? 1) === version) return;
+  replay.versions.set(actor.name, { version, status: false });
+}
+
+/** A guest that has crashed in a call does not return from it, and the toolstack destroys it. */
+function takeAway(replay: Replay, actor: Actor, got: Got): void {
+  got.ret = null;
+  got.domain_crashed = `$${actor.name}`;
+  const args = [XEN_DOMCTL_destroydomain, actor.domid];
+  hypercall(replay.machine, replay.control, CONTROL_DOMCTL, args);
+}
+
 function stepActor(replay: Replay, step: Step): Actor {
   if (step.by === undefined) return replay.control;
   return step.by === "bus" ? replay.bus : actorNamed(replay, step.by);
@@ -264,12 +305,12 @@ function stepActor(replay: Replay, step: Step): Actor {
 
 /** Fields of a step that say what is to be done; all others say what came of it. */
 const REQUEST = new Set(
-  "i by do call cmd count args args_at args_note at size value len byte version ref flags domid frame expect new port bit vcpu domain of addr gfn_of mfn_of gfn what until dom contents_undefined note node".split(
+  "i by do call cmd count args args_at args_note at size value len byte version ref flags domid frame page_off length pad trans_domid gref expect new port bit vcpu domain of addr gfn_of mfn_of gfn what until dom contents_undefined note node".split(
     " ",
   ),
 );
 const ALSO_ANSWER: Readonly<Record<string, readonly string[]>> = {
-  read_entry: ["flags", "domid", "frame"],
+  read_entry: ["flags", "domid", "frame", "page_off", "length", "pad", "trans_domid", "gref"],
 };
 
 /** What the recording says came of the step. */

@@ -9,7 +9,7 @@ import { type Actor, changeWord, isAlive, readWord } from "./conform-actor.ts";
 import { eventWordBits, portBitsText, usesFifo } from "./conform-fifo.ts";
 import type { Fields, Value } from "./conform-format.ts";
 import { numberValue, type Replay } from "./conform-replay.ts";
-import { ENTRY_FLAG_NAMES, flagsOf, flagText } from "./conform-values.ts";
+import { addressV2, isV2, seenOf, seenText } from "./conform-v2.ts";
 
 const ENTRY_BYTES = 8;
 export const ENTRIES_PER_FRAME = 512;
@@ -22,6 +22,10 @@ export function entryAddress(actor: Actor, ref: number): number {
   const frame = actor.places.grantFrame0 + Math.floor(ref / ENTRIES_PER_FRAME);
   return frame * 4096 + (ref % ENTRIES_PER_FRAME) * ENTRY_BYTES;
 }
+
+/** Address of an entry in the form that the table has. */
+export const placeOf = (replay: Replay, actor: Actor, ref: number): number =>
+  isV2(replay, actor) ? addressV2(actor, ref) : entryAddress(actor, ref);
 
 /** Address of the word that holds a bit of a port, and the bit in it. */
 export function portBit(
@@ -37,9 +41,13 @@ export function portBit(
 export function changedEntries(replay: Replay): Map<string, number> {
   const changed = new Map<string, number>();
   for (const entry of replay.entries.values()) {
-    const word = readWord(replay.machine, entry.actor, entryAddress(entry.actor, entry.ref));
+    const { actor, ref } = entry;
+    const address = placeOf(replay, actor, ref);
+    const word = isAlive(replay.machine, actor)
+      ? readWord(replay.machine, actor, address)
+      : undefined;
     if (word === undefined) continue;
-    const flags = word & 0xffff;
+    const flags = seenOf(replay, actor, ref, word & 0xffff);
     if (flags === entry.flags) continue;
     entry.flags = flags;
     changed.set(entry.symbol, flags);
@@ -76,19 +84,13 @@ function portBits(replay: Replay, actor: Actor, port: number): number | undefine
 function listed(
   changed: ReadonlyMap<string, number>,
   expected: Value | undefined,
-  spell: (flags: number, expected: Value | undefined) => string,
+  spell: (flags: number, expected: Value | undefined) => Value,
 ): Fields | undefined {
   if (changed.size === 0) return undefined;
   const wanted = (expected ?? {}) as Fields;
   const got: Record<string, Value> = {};
   for (const [symbol, flags] of changed) got[symbol] = spell(flags, wanted[symbol]);
   return got;
-}
-
-/** Entry flags, spelled as the recording does where both mean the same. */
-function entryText(flags: number, expected: Value | undefined): string {
-  const same = typeof expected === "string" && flagsOf(expected, ENTRY_FLAG_NAMES) === flags;
-  return same ? expected : flagText(flags, ENTRY_FLAG_NAMES);
 }
 
 /** A few scenarios watch an entry that they never set: it shows when a step lists it, and was empty until then. */
@@ -106,7 +108,7 @@ function watchListed(replay: Replay, entries: Value | undefined): void {
 /** Adds `entries` and `port_bits` to what a step got. */
 export function observe(replay: Replay, expected: Fields, got: Record<string, Value>): void {
   watchListed(replay, expected.entries);
-  const entries = listed(changedEntries(replay), expected.entries, entryText);
+  const entries = listed(changedEntries(replay), expected.entries, seenText);
   if (entries !== undefined) got.entries = entries;
   const ports = listed(changedPorts(replay), expected.port_bits, (bits, text) =>
     portBitsText(replay, bits, text),

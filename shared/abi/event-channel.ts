@@ -29,6 +29,7 @@ export const BIND_VIRQ_PORT = 8; // u32 out
 /** evtchn_bind_pirq: 12 bytes. */
 export const BIND_PIRQ_SIZE = 12;
 export const BIND_PIRQ_PIRQ = 0; // u32 in
+export const BIND_PIRQ_PORT = 8; // u32 out
 /** evtchn_close, evtchn_send and evtchn_unmask: port u32@0. */
 export const PORT_SIZE = 4;
 /** evtchn_status: 24 bytes. */

@@ -196,6 +196,8 @@ export class Refusals {
       }
       case "actDomid":
       case "actFrame":
+      case "actKind":
+      case "actWindow":
         return this.#was("actPin", at) === 0 ? undefined : this.#ofDomain(at, refs, text);
       case "actPin":
         return this.#ofDomain(at, refs, text);

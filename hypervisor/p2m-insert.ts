@@ -1,0 +1,58 @@
+/**
+ * What an insertion into the P2M of an x86 domain does beside the entry itself. On arm64 both functions do nothing.
+ *
+ * Rules: special entries (grant, foreign, device) go by their own operations only, so inserting over one crashes the
+ * domain; a page of the domain's own has one gfn, so entering it at another takes the former entry away.
+ * Behaviour: xen/arch/x86/mm/p2m.c, p2m_add_page(); xen/common/domain.c, __domain_crash().
+ */
+import { VIRQ_DOM_EXC } from "../shared/abi/event-channel.ts";
+import { DOM } from "../shared/layout.ts";
+import {
+  isForeign,
+  isGrant,
+  isRam,
+  p2m_mmio_direct_c,
+  p2m_mmio_direct_dev,
+} from "../shared/pte.ts";
+import type { DomId } from "../shared/units.ts";
+import { killSlot, slotsOf } from "./domain-teardown.ts";
+import { sendGlobalVirq } from "./event-channel.ts";
+import { frameOwner } from "./frame-table.ts";
+import { entryType, p2mClear, p2mLookup } from "./p2m.ts";
+import { scanP2m } from "./p2m-scan.ts";
+import { profileOf } from "./profile.ts";
+import { domainField, setDomainField, type Xen } from "./xen.ts";
+
+const SHUTDOWN_crash = 3;
+
+/** Stops a domain that cannot go on; the toolstack hears of it and takes it away. `slot` is the one being served. */
+export function crashDomain(xen: Xen, slot: number, domid: DomId): void {
+  if (domainField(xen, domid, DOM.SHUTDOWN) === 0) {
+    setDomainField(xen, domid, DOM.SHUTDOWN, 1 + SHUTDOWN_crash);
+  }
+  for (const vcpu of slotsOf(xen, domid)) killSlot(xen, slot, vcpu);
+  sendGlobalVirq(xen, VIRQ_DOM_EXC);
+}
+
+/** Whether nothing may be entered at `gfn`; the domain has crashed if so. */
+export function insertionCrashes(xen: Xen, slot: number, domid: DomId, gfn: number): boolean {
+  if (!profileOf(xen).specialEntriesStand) return false;
+  const type = entryType(p2mLookup(xen, domid, gfn));
+  const isDevice = type >= p2m_mmio_direct_dev && type <= p2m_mmio_direct_c;
+  if (!isGrant(type) && !isForeign(type) && !isDevice) return false;
+  crashDomain(xen, slot, domid);
+  return true;
+}
+
+/** Takes a page of the domain's own away from where it stands as RAM, but for `gfn`. True: a flush is due. */
+export function dropAlias(xen: Xen, domid: DomId, gfn: number, frame: number): boolean {
+  if (!profileOf(xen).oneGfnAPage || frameOwner(xen, frame) !== domid) return false;
+  let alias = -1;
+  scanP2m(xen, domid, 0, (place, found, type, order) => {
+    const within = frame - found;
+    if (!isRam(type) || within < 0 || within >= 2 ** order || place + within === gfn) return true;
+    alias = place + within;
+    return false;
+  });
+  return alias >= 0 && p2mClear(xen, domid, alias) > 0;
+}
