@@ -34,7 +34,6 @@ export const MACHINE = {
   STEP: 3, // [XEN] records handled: the logical clock
   FREE_FRAMES: 4, // [XEN]
   DOMID_ROVER: 5, // [XEN] last id handed out
-  VIRQ_DOM_EXC_DOMAIN: 6, // [XEN] domid + 1 that handles VIRQ_DOM_EXC, 0: nobody
   FAULT_COUNT: 7, // [XEN] IOMMU faults ever recorded
   FREE_HEAD: 8, // [XEN] first free frame of the domain heap, or NOT_PRESENT
   XEN_HEAP_HEAD: 9, // [XEN] first free frame of the Xen heap, or NOT_PRESENT
@@ -108,7 +107,6 @@ export const HOLD = {
   DOMAIN: 1, // granter
   REF: 2,
   FRAME: 3, // frame index whose reference is held
-  FLAGS: 4, // GNTMAP halves that are done
   READONLY: 5,
 } as const;
 export const HOLD_WORDS = 8;
@@ -150,8 +148,6 @@ export const DOM = {
   STORE_GFN: 26, // HVM_PARAM_STORE_PFN
   STORE_PORT: 27, // HVM_PARAM_STORE_EVTCHN
   VCPUS: 28,
-  STAGE: 29, // teardown stage
-  CURSOR: 30, // pair: where the stage has got to
   GENERATION: 32, // raised at each creation of this row
   IDENTITY: 33, // row of the identity counter table, or NOT_PRESENT
   MAPPINGS: 34, // live maptrack handles
@@ -163,7 +159,6 @@ export const DOM = {
   MAPTRACK_HEAD: 40, // [VCPUS_MAX] free handle list of each vCPU
   MAPTRACK_TAIL: 44, // [VCPUS_MAX]
   SLOT: 48, // [VCPUS_MAX] slot of each vCPU, or NOT_PRESENT
-  VIRQ_PORT: 52, // [VCPUS_MAX]
   OUTSTANDING_PAGES: 56, // pages claimed and not yet allocated
   FIFO: 57, // 0: 2-level event channels; else 1 + pages of the FIFO event array
   GRANT_VERSION: 62, // 1 or 2

@@ -58,7 +58,6 @@ const STATE_OF_MACHINE: readonly number[] = [
   MACHINE.STOP,
   MACHINE.FREE_FRAMES,
   MACHINE.DOMID_ROVER,
-  MACHINE.VIRQ_DOM_EXC_DOMAIN,
   MACHINE.DEAD_DOMAINS,
 ];
 const STATE_OF_LINE: readonly number[] = [
