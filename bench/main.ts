@@ -5,14 +5,17 @@
  *   npm run bench -- --quick          fewer and shorter rounds, under forty seconds
  *   npm run bench -- --only grants    one group
  *   npm run -s bench -- --json        one document on stdout
+ *   npm run bench -- --against DIR    the same figures in another checkout, in turn with this one
  *
- * Exit code: 0; 5 when a ratio is beyond its target by a fifth; 2 for what was typed wrong. A row that needs two quiet
+ * Exit code: 0; 5 when a ratio is beyond its target by a fifth, or a figure a tenth slower than in the other checkout; 2
+ * for what was typed wrong. A row that needs two quiet
  * cores is skipped, and says so, when there are none.
  */
 import { availableParallelism, cpus } from "node:os";
 import { Command } from "commander";
 import { unknownName } from "../shared/nearest.ts";
 import { EXIT_EXPECTATION, EXIT_SUCCESS, EXIT_USAGE, UsageError } from "../toolstack/exit-codes.ts";
+import { compareCheckouts, lineOfPair, PAIR_HEADING } from "./against.ts";
 import { accessRows, pageRows } from "./groups/access.ts";
 import { bootRows } from "./groups/boot.ts";
 import { diskRows } from "./groups/disk.ts";
@@ -41,18 +44,43 @@ interface Options {
   readonly json?: true;
   readonly quick?: true;
   readonly only?: readonly string[];
+  readonly against?: string;
+  readonly passes: string;
 }
 
 /** Milliseconds that all cores together have worked, whoever for. */
 const busyMs = (): number =>
   cpus().reduce((sum, { times }) => sum + times.user + times.nice + times.sys + times.irq, 0);
 
-/** Runs the groups and prints each row as it comes; returns the exit code. */
-async function run(options: Options): Promise<number> {
-  const names = options.only ?? Object.keys(GROUPS);
+/** The groups asked for. */
+function groupsOf({ only }: Options): readonly string[] {
+  const names = only ?? Object.keys(GROUPS);
   for (const name of names) {
     if (!(name in GROUPS)) throw new UsageError(unknownName("group", name, Object.keys(GROUPS)));
   }
+  return names;
+}
+
+/** Prints how the figures compare with those of the checkout at `against`; returns the exit code. */
+async function runAgainst(against: string, options: Options): Promise<number> {
+  const passes = Number(options.passes);
+  if (!Number.isInteger(passes) || passes < 1 || passes > 100) {
+    throw new UsageError(`--passes: a number from 1 to 100, not "${options.passes}"`);
+  }
+  const pace = { passes, quick: options.quick === true };
+  const pairs = await compareCheckouts(against, groupsOf(options), pace, (line) => {
+    process.stderr.write(`${line}\n`);
+  });
+  const text = options.json
+    ? JSON.stringify({ schema: "gfn2mfn/bench-against@1", pairs })
+    : [PAIR_HEADING, ...pairs.map(lineOfPair)].join("\n");
+  process.stdout.write(`${text}\n`);
+  return pairs.some(({ slower }) => slower) ? EXIT_EXPECTATION : EXIT_SUCCESS;
+}
+
+/** Runs the groups and prints each row as it comes; returns the exit code. */
+async function run(options: Options): Promise<number> {
+  const names = groupsOf(options);
   const bench = new Bench(options.quick === true ? QUICK_PACE : FULL_PACE, process.execPath);
   const before = { busyMs: busyMs(), own: process.cpuUsage(), startedMs: performance.now() };
   const rows: Row[] = [];
@@ -91,9 +119,12 @@ const program = new Command("bench")
   .option("--json", "one document on stdout")
   .option("--quick", "fewer and shorter rounds")
   .option("--only <group>", `${Object.keys(GROUPS).join(" | ")}; repeatable`, collect)
+  .option("--against <checkout>", "the same figures there, in turn with those here")
+  .option("--passes <n>", "turns of --against", "5")
   .exitOverride()
   .action(async (options: Options) => {
-    process.exitCode = await run(options);
+    const { against } = options;
+    process.exitCode = await (against === undefined ? run(options) : runAgainst(against, options));
   });
 
 try {
