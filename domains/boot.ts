@@ -1,5 +1,5 @@
 /**
- * Boot of a guest kernel on arm64, one call a subsystem.
+ * Boot of a guest kernel, one call a subsystem.
  *
  *   features -> pages -> shared info page -> grant frames -> events masked -> DMA -> ready for tasks
  *
@@ -12,7 +12,7 @@ import { XENMAPSPACE_shared_info } from "../shared/abi/memory.ts";
 import { DOMID_SELF, HVM_PARAM_STORE_PFN } from "../shared/abi/xen.ts";
 import { item } from "../shared/assert.ts";
 import { PAGE_SIZE } from "../shared/limits.ts";
-import type { Range } from "../shared/machine.ts";
+import type { BootInfo } from "../shared/machine.ts";
 import type { Program } from "../shared/trap.ts";
 import { Gaddr, Pfn } from "../shared/units.ts";
 import { bugOn, KernelBug } from "./bug.ts";
@@ -32,14 +32,19 @@ import { createKernelMemory } from "./memory-init.ts";
 import { pfnValid, physToPage, reservePages } from "./pages.ts";
 import { xenAllocUnpopulatedPages } from "./unpopulated.ts";
 
+/** Where the image of an x86 kernel lies. */
+const LOAD_PHYSICAL_ADDR = 0x10_0000;
+
 /** Brings a kernel up to the point where its first task can run. */
 export function* bootKernel(cpu: Cpu): Program<Kernel> {
-  const image = imageOf(cpu.boot.ram);
+  const image = imageOf(cpu.boot);
   const caller = createCaller(cpu, image);
   const features = yield* getFeatures(caller);
   bugOn(features < 0, `XENVER_get_features answered ${features}`);
   const memory = createKernelMemory(cpu.boot, features);
   reservePages(memory.pages, physToPage(Gaddr(image)), ARGUMENT_PAGES);
+  // Guest frame 0 is given to nobody: its address would be a null pointer.
+  if (image === LOAD_PHYSICAL_ADDR) reservePages(memory.pages, Pfn(0), 1);
   const kernel = createKernel(caller, features, memory);
   yield* reserveStorePage(kernel);
   yield* mapSharedInfo(kernel);
@@ -49,11 +54,12 @@ export function* bootKernel(cpu: Cpu): Program<Kernel> {
   return kernel;
 }
 
-/** Guest address of the kernel's own image: the bottom of its RAM. */
-function imageOf(ram: readonly Range[]): number {
-  const first = ram[0];
-  bugOn((first?.size ?? 0) < ARGUMENT_BYTES, "no RAM to boot from");
-  return first?.base ?? 0;
+/** Guest address of the kernel's own image: the bottom of its RAM; on a PC, whose RAM begins at 0, 1 MiB above. */
+function imageOf({ arch, ram }: BootInfo): number {
+  const base = ram[0]?.base ?? 0;
+  const offset = arch === "x86" && base === 0 ? LOAD_PHYSICAL_ADDR : 0;
+  bugOn((ram[0]?.size ?? 0) < offset + ARGUMENT_BYTES, "no RAM to boot from");
+  return base + offset;
 }
 
 function* reserveStorePage(kernel: Kernel): Program {

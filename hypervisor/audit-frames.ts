@@ -27,6 +27,7 @@ import {
   xenHeapGfn,
 } from "./frame-table.ts";
 import { domainField, isDying, isPresent, type Xen } from "./xen.ts";
+import { xenHeapFirst } from "./xen-heap.ts";
 
 /** A frame's count is its allocation reference, its mappings, and what pending handlers hold. */
 export function frameCounts(xen: Xen, census: Census): string[] {
@@ -181,7 +182,8 @@ export function xenHeapGfns(xen: Xen, census: Census): string[] {
     }
     mapped.set(frame, (mapped.get(frame) ?? 0) + 1);
   }
-  for (let frame = 0; frame < xen.model.limits.xenHeapPages; frame++) {
+  const first = xenHeapFirst(xen);
+  for (let frame = first; frame < first + xen.model.limits.xenHeapPages; frame++) {
     const times = mapped.get(frame) ?? 0;
     // The record of a dying domain's page outlives its table, which is torn down as a whole.
     const recorded = xenHeapGfn(xen, frame) !== NOT_PRESENT;

@@ -1,5 +1,5 @@
 /**
- * The Xen heap: frames carved from the first bank at boot, for tables, grant frames and shared info pages.
+ * The Xen heap: consecutive frames carved from the first bank at boot, for tables, grant frames and shared info pages.
  * Rule: allocated zeroed; freed only by whoever allocated, never by the last `putPage`.
  * Behaviour: xen/common/page_alloc.c, alloc_xenheap_pages(), free_xenheap_pages().
  */
@@ -13,6 +13,9 @@ import type { Xen } from "./xen.ts";
 const HEAD = MACHINE.XEN_HEAP_HEAD;
 
 const FREE = PGC_xen_heap | PGC_state_free;
+
+/** Frame index of the first page of the Xen heap. */
+export const xenHeapFirst = (xen: Xen): number => xen.model.limits.xenHeapFirst ?? 0;
 
 const isFreeXenPage = (xen: Xen, frame: number): boolean =>
   at(xen.words, xen.layout.frameCount + frame) === FREE;
@@ -41,8 +44,9 @@ export function allocXenPage(xen: Xen): FrameIndex {
 
 /** `count` consecutive zeroed pages, aligned to their number (the concatenated root of a P2M), or NOT_PRESENT. */
 export function allocXenPages(xen: Xen, count: number): FrameIndex {
-  const heapPages = xen.model.limits.xenHeapPages;
-  for (let first = 0; first + count <= heapPages; first += count) {
+  const start = xenHeapFirst(xen);
+  const end = start + xen.model.limits.xenHeapPages;
+  for (let first = start; first + count <= end; first += count) {
     let free = 0;
     while (free < count && isFreeXenPage(xen, first + free)) free++;
     if (free < count) continue;
@@ -68,21 +72,25 @@ export function freeXenPage(xen: Xen, frame: number): void {
   words[MACHINE.XEN_HEAP_FREE] = at(words, MACHINE.XEN_HEAP_FREE) + 1;
 }
 
-/** Boot: every frame gets its record; the first ones become the Xen heap, the rest the domain heap. */
+/** Boot: every frame gets its record; some of the first bank become the Xen heap, the rest the domain heap. */
 export function initHeaps(xen: Xen): void {
   const { words, layout, model } = xen;
   const heapPages = model.limits.xenHeapPages;
   const firstBank = model.banks[0];
   assert(firstBank !== undefined, "a machine has memory");
-  assert(heapPages * PAGE_SIZE < firstBank.size, "the Xen heap fits the first bank");
+  const start = xenHeapFirst(xen);
+  assert((start + heapPages) * PAGE_SIZE <= firstBank.size, "the Xen heap fits the first bank");
   words.fill(NOT_PRESENT, layout.frameOwner, layout.frameOwner + layout.frames);
   words.fill(NOT_PRESENT, layout.frameGfn, layout.frameGfn + 2 * layout.frames);
   words.fill(NOT_PRESENT, layout.frameNext, layout.frameNext + layout.frames);
   words.fill(NOT_PRESENT, layout.framePrevious, layout.framePrevious + layout.frames);
   words[HEAD] = NOT_PRESENT;
   words[MACHINE.FREE_HEAD] = NOT_PRESENT;
-  for (let frame = heapPages - 1; frame >= 0; frame--) freeXenPage(xen, frame);
-  for (const frame of heapOrder(xen, heapPages)) freeHeapFrame(xen, frame);
+  for (let frame = start + heapPages - 1; frame >= start; frame--) freeXenPage(xen, frame);
+  // The heap's place is left out of the numbers that are put in order.
+  for (const frame of heapOrder(xen, heapPages)) {
+    freeHeapFrame(xen, frame < start + heapPages ? frame - heapPages : frame);
+  }
 }
 
 /**

@@ -111,18 +111,29 @@ const literalWindow = variant(
       kind: "disk",
       dmaRanges: [{ dma: RPI4_OFFSET, cpu: 0, size: "1GiB" }],
     },
+    "domains.drv.ramBase": 0x4000_0000,
   },
   "1 GiB window",
 );
 
 const rowOf = (row: unknown): TransferRow => row as TransferRow;
 
+/** By backend, whether it is direct-mapped, and IOMMU. */
 const HEADINGS: Readonly<Record<string, string>> = {
-  "dom0/false": "dom0, gfn == mfn, no IOMMU: the guest kernel turns the gfn into the machine frame",
-  "dom0/true": "dom0, gfn == mfn, IOMMU: the mfn again, through the identity entry of the grant",
-  "driver/true": "driver domain, gfn != mfn, IOMMU: the gfn, and the IOMMU finds the granted frame",
-  "driver/false": "driver domain, gfn != mfn, no IOMMU: nobody translates; an IOMMU is required",
+  "dom0/direct/false":
+    "dom0, gfn == mfn, no IOMMU: the guest kernel turns the gfn into the machine frame",
+  "dom0/direct/true":
+    "dom0, gfn == mfn, IOMMU: the mfn again, through the identity entry of the grant",
+  "dom0/scattered/true": "dom0, gfn != mfn, IOMMU: the gfn, and the IOMMU finds the granted frame",
+  "dom0/scattered/false": "dom0, gfn != mfn, no IOMMU: nobody translates; an IOMMU is required",
+  "driver/scattered/true":
+    "driver domain, gfn != mfn, IOMMU: the gfn, and the IOMMU finds the granted frame",
+  "driver/scattered/false":
+    "driver domain, gfn != mfn, no IOMMU: nobody translates; an IOMMU is required",
 };
+
+const headingOf = ({ backend, directMapped, iommu }: TransferRow): string =>
+  HEADINGS[`${backend}/${directMapped ? "direct" : "scattered"}/${iommu}`] ?? "";
 
 function verdictText({ verdict, owner, note }: TransferRow): string {
   const text = verdict === "wrong-frame" ? `wrong frame: ${owner}` : verdict.replace("-", " ");
@@ -180,7 +191,7 @@ export default defineScenario<Kernel>({
   variants: [...matrix, notRam, literalWindow],
   expect: judgeTransfer,
   table: {
-    heading: (row) => HEADINGS[`${rowOf(row).backend}/${rowOf(row).iommu}`] ?? "",
+    heading: (row) => headingOf(rowOf(row)),
     columns: [
       { title: "buffer pages", text: (row) => rowOf(row).pages },
       { title: "bus offset", align: "right", text: (row) => formatHex(rowOf(row).busOffset) },

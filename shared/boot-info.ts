@@ -14,6 +14,7 @@ export function bootInfoOf(model: MachineModel, index: number, domid: number): B
     ? domain.staticMemory
     : [{ base: domain.ramGfn * PAGE_SIZE, size: domain.memoryPages * PAGE_SIZE }];
   return {
+    arch: model.arch,
     domid,
     name: domain.name,
     ram,

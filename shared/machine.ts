@@ -103,6 +103,8 @@ export interface MachineLimits {
   readonly ports: number;
   /** Pages carved from the first bank for Xen itself: tables, grant frames, shared info pages. */
   readonly xenHeapPages: number;
+  /** Frame index of the first of them; absent: the bottom of the bank. */
+  readonly xenHeapFirst?: number;
   readonly traceRecords: number;
 }
 
@@ -130,6 +132,7 @@ export interface MachineModel {
 
 /** What a guest would read from its device tree, plus its HVM params: handed to a kernel at its start. */
 export interface BootInfo {
+  readonly arch: MachineModel["arch"];
   readonly domid: number;
   readonly name: string;
   readonly ram: readonly Range[];

@@ -2,14 +2,21 @@
  * Where a resolved machine's parts lie: banks, Xen heap, the RAM of direct-mapped domains, grant table
  * regions and extended regions.
  *
- *   first bank:  | Xen heap | dom0 (1:1) | other 1:1 domains | what the allocator hands out … |
+ *   first bank, arm64:  | Xen heap | dom0 (1:1) | other 1:1 domains | what the allocator hands out … |
+ *   first bank, x86:    | what the allocator hands out …                                | Xen heap |
  *
  * Behaviour: xen/arch/arm/domain_build.c, allocate_memory_11(), find_unallocated_memory(),
  * find_memory_holes(), find_domU_holes(), find_gnttab_region(). Regions are capped, see docs/FIDELITY.md.
  */
 import { CHUNK_FRAMES, PAGE_SIZE } from "./limits.ts";
-import type { DeviceModel, Range } from "./machine.ts";
-import { GUEST_GNTTAB_BASE, GUEST_RAM0_BASE, GUEST_RAM0_SIZE } from "./presets.ts";
+import type { DeviceModel, MachineModel, Range } from "./machine.ts";
+import {
+  GUEST_GNTTAB_BASE,
+  GUEST_RAM0_BASE,
+  GUEST_RAM0_SIZE,
+  HVM_GNTTAB_BASE,
+  HVM_HOLE_BASE,
+} from "./presets.ts";
 import { align, endOf, overlaps, subtract } from "./ranges.ts";
 import { ScenarioError } from "./scenario.ts";
 import { formatHex, formatSize } from "./sizes.ts";
@@ -39,11 +46,16 @@ export function checkBanks(banks: readonly Range[]): void {
   }
 }
 
-/** The part of the first bank that is Xen's own. */
-export const xenHeapRange = (banks: readonly Range[], pages: number): Range => ({
-  base: banks[0]?.base ?? 0,
-  size: pages * PAGE_SIZE,
-});
+/** The part of the first bank that is Xen's own: its bottom, or on x86 its top, to which Xen moves itself. */
+export function xenHeapRange(
+  arch: MachineModel["arch"],
+  banks: readonly Range[],
+  pages: number,
+): Range {
+  const { base = 0, size: room = 0 } = banks[0] ?? {};
+  const size = pages * PAGE_SIZE;
+  return { base: arch === "x86" ? base + Math.max(0, room - size) : base, size };
+}
 
 /** Takes the RAM of a direct-mapped domain from the lowest RAM that nobody owns, in 2 MiB steps. */
 export function placeDirect(
@@ -84,7 +96,8 @@ export function checkStatic(
 /** Gfn of the region offered for dom0's grant table: machine frames of Xen's own, never dom0's RAM. */
 export const dom0GrantTableGfn = (heap: Range): number =>
   (heap.base + DOM0_GNTTAB_OFFSET) / PAGE_SIZE;
-export const guestGrantTableGfn = (): number => GUEST_GNTTAB_BASE / PAGE_SIZE;
+export const guestGrantTableGfn = (arch: MachineModel["arch"]): number =>
+  (arch === "x86" ? HVM_GNTTAB_BASE : GUEST_GNTTAB_BASE) / PAGE_SIZE;
 
 const registerPages = (devices: readonly DeviceModel[]): readonly Range[] =>
   devices.map((device) => ({ base: device.registers, size: PAGE_SIZE }));
@@ -114,8 +127,15 @@ export const memoryHoles = (
   ).filter((range) => range.base > 0);
 
 /** A guest that is not direct-mapped: what its RAM leaves of its first RAM bank. */
-export function guestHoles(ram: Range, devices: readonly DeviceModel[]): readonly Range[] {
-  const bank = { base: GUEST_RAM0_BASE, size: GUEST_RAM0_SIZE };
+export function guestHoles(
+  arch: MachineModel["arch"],
+  ram: Range,
+  devices: readonly DeviceModel[],
+): readonly Range[] {
+  const bank =
+    arch === "x86"
+      ? { base: 0, size: HVM_HOLE_BASE }
+      : { base: GUEST_RAM0_BASE, size: GUEST_RAM0_SIZE };
   const above = { base: endOf(ram), size: Math.max(0, endOf(bank) - endOf(ram)) };
   return announce(subtract([above], registerPages(devices)));
 }

@@ -5,7 +5,7 @@
  * Sources: arch/arm64/boot/dts/broadcom/bcm2711-rpi-4-b.dts, renesas/r8a77951-salvator-xs.dts,
  * xilinx/zynqmp-zcu102-rev1.0.dts of Linux 6.1; `virt` is the board of QEMU that Xen is tried out on.
  */
-import type { DmaRange, Range } from "./machine.ts";
+import type { DmaRange, MachineModel, Range } from "./machine.ts";
 
 /** A place where a bus master sits on a board. */
 export interface DevicePort {
@@ -19,6 +19,8 @@ export interface DevicePort {
 }
 
 export interface Board {
+  /** Only machines of this kind; absent: any. */
+  readonly arch?: MachineModel["arch"];
   /** Base of each bank and its share of the machine's memory, in eighths. */
   readonly banks: readonly { readonly base: number; readonly eighths: number }[];
   /** Whether the board has an IOMMU, and so what `iommu.mode` is by default. */
@@ -63,6 +65,7 @@ export const BOARDS: Readonly<Record<string, Board>> = {
   },
   // Firmware fills in one bank from 0; here a second one from 1 GiB stands for what a 2 GiB board has there.
   rpi4: {
+    arch: "arm64",
     banks: [
       { base: 0, eighths: 4 },
       { base: 0x4000_0000, eighths: 4 },
@@ -81,6 +84,7 @@ export const BOARDS: Readonly<Record<string, Board>> = {
   },
   // The first 128 MiB belong to the secure world.
   rcar: {
+    arch: "arm64",
     banks: [
       { base: 0x4800_0000, eighths: 2 },
       { base: 0x5_0000_0000, eighths: 2 },
@@ -104,6 +108,7 @@ export const BOARDS: Readonly<Record<string, Board>> = {
   },
   // SMMU-500; disabled by default in the tree, enabled here as Xen's users do.
   zcu102: {
+    arch: "arm64",
     banks: [
       { base: 0, eighths: 4 },
       { base: 0x8_0000_0000, eighths: 4 },
@@ -117,9 +122,29 @@ export const BOARDS: Readonly<Record<string, Board>> = {
       port("nand", 0xff10_0000, { addressWidth: 44, streamId: 0x872 }),
     ],
   },
+  // The PC of QEMU: RAM below the hole for devices and from 4 GiB up; VT-d knows a device by its requester id.
+  q35: {
+    arch: "x86",
+    banks: [
+      { base: 0, eighths: 4 },
+      { base: 0x1_0000_0000, eighths: 4 },
+    ],
+    iommu: true,
+    reserved: [{ base: 0x8000_0000, size: 2 * GIB }],
+    ports: [
+      port("ahci", 0xfebf_0000, { streamId: 0xfa }),
+      port("nvme", 0xfebe_0000, { streamId: 0x100 }),
+      port("virtio", 0xfebd_0000, { streamId: 0x18 }),
+      port("ide", 0xfebc_0000, { addressWidth: 32, streamId: 0xf9 }),
+    ],
+  },
 };
 
 /** Where Xen puts a guest's RAM and its grant table region (xen/include/public/arch-arm.h). */
 export const GUEST_RAM0_BASE = 0x4000_0000;
 export const GUEST_RAM0_SIZE = 0xc000_0000;
 export const GUEST_GNTTAB_BASE = 0x3800_0000;
+
+/** A translated guest of x86: RAM from 0 up to the hole, in which the platform device's region lies (hvmloader). */
+export const HVM_HOLE_BASE = 0xf000_0000;
+export const HVM_GNTTAB_BASE = 0xf200_0000;

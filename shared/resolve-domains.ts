@@ -12,7 +12,7 @@ import {
   PAGE_SIZE,
   VCPUS_MAX,
 } from "./limits.ts";
-import type { DeviceModel, DomainModel, KernelOptions, Range } from "./machine.ts";
+import type { DeviceModel, DomainModel, KernelOptions, MachineModel, Range } from "./machine.ts";
 import {
   CHUNK_BYTES,
   checkStatic,
@@ -24,7 +24,7 @@ import {
   unallocatedMemory,
   xenHeapRange,
 } from "./placement.ts";
-import { type Board, GUEST_RAM0_BASE } from "./presets.ts";
+import { type Board, GUEST_RAM0_BASE, HVM_HOLE_BASE } from "./presets.ts";
 import { endOf, overlaps } from "./ranges.ts";
 import type { NamedDomains } from "./resolve-devices.ts";
 import {
@@ -37,6 +37,8 @@ import {
 import { checkCount, formatSize, parseAligned, parsePages, parseSize } from "./sizes.ts";
 
 const DEFAULT_MEMORY = "32MiB";
+/** Where a guest's RAM begins. */
+const RAM_BASE = { arm64: GUEST_RAM0_BASE, x86: 0 } as const;
 const DEFAULT_GRANT_FRAMES = 16;
 const DEFAULT_MAPTRACK_FRAMES = 16;
 /** Xen's default for guests. */
@@ -48,6 +50,7 @@ const PAGES_PER_TABLE = 512;
 const HEAP_PAGES_PER_DOMAIN = 8;
 
 export interface Surroundings {
+  readonly arch: MachineModel["arch"];
   readonly board: Board;
   readonly banks: readonly Range[];
   readonly devices: readonly DeviceModel[];
@@ -77,7 +80,7 @@ export function resolveDomains<Kernel>(
 ): PlacedDomains {
   const drafts = ordered.map(([name, spec]) => draftOf(name, spec, around));
   const xenHeapPages = heapPages ?? heapFor(drafts, around);
-  const heap = xenHeapRange(around.banks, xenHeapPages);
+  const heap = xenHeapRange(around.arch, around.banks, xenHeapPages);
   const firstBank = around.banks[0]?.size ?? 0;
   if (heap.size >= firstBank) {
     throw new ScenarioError(
@@ -111,17 +114,41 @@ function draftOf<Kernel>(name: string, spec: DomainSpec<Kernel>, around: Surroun
     kind: spec.kind,
     atBoot: spec.atBoot ?? true,
     memoryPages,
-    directMapped: (spec.mapping ?? (isDom0 ? "direct" : "scattered")) === "direct",
+    directMapped: isDirect(path, spec, around.arch),
     privileged: spec.privileged ?? isDom0,
     iommu: around.iommuOn && (spec.iommu ?? (isDom0 || ownsProtected)),
     runs,
     ...limits,
+    ...grantVersionOf(path, spec, around.arch),
     staticMemory,
-    ramGfn: parseAligned(`${path}.ramBase`, spec.ramBase ?? GUEST_RAM0_BASE, PAGE_SIZE) / PAGE_SIZE,
+    ramGfn:
+      parseAligned(`${path}.ramBase`, spec.ramBase ?? RAM_BASE[around.arch], PAGE_SIZE) / PAGE_SIZE,
     kernel: kernelOf(`${path}.kernel`, spec.kernel ?? {}),
     regions: spec.extendedRegions,
     announced: (spec.backend?.pages ?? "unpopulated") === "unpopulated",
   };
+}
+
+/** Whether gfn == mfn for its own RAM. On x86 a translated domain never is, dom0 included. */
+function isDirect<Kernel>(
+  path: string,
+  spec: DomainSpec<Kernel>,
+  arch: MachineModel["arch"],
+): boolean {
+  if (arch === "arm64")
+    return (spec.mapping ?? (spec.kind === "dom0" ? "direct" : "")) === "direct";
+  if (spec.mapping !== "direct") return false;
+  throw new ScenarioError(`${path}.mapping`, "no translated domain of x86 is direct-mapped");
+}
+
+function grantVersionOf<Kernel>(
+  path: string,
+  { maxGrantVersion }: DomainSpec<Kernel>,
+  arch: MachineModel["arch"],
+): Pick<DomainModel, "maxGrantVersion"> {
+  if (maxGrantVersion === undefined) return {};
+  if (arch === "x86" || maxGrantVersion === 1) return { maxGrantVersion };
+  throw new ScenarioError(`${path}.maxGrantVersion`, "arm64 has version 1 only");
 }
 
 interface Draft extends Omit<DomainModel, "grantTableGfn" | "extendedRegions"> {
@@ -249,7 +276,7 @@ function place(draft: Draft, around: Surroundings, heap: Range, taken: Range[]):
   checkGuestSpace(path, placed, around);
   return {
     ...placed,
-    grantTableGfn: draft.directMapped ? dom0GrantTableGfn(heap) : guestGrantTableGfn(),
+    grantTableGfn: draft.directMapped ? dom0GrantTableGfn(heap) : guestGrantTableGfn(around.arch),
     extendedRegions: announced && draft.kernel.unpopulatedAlloc !== "off" ? announcedRegions : [],
   };
 }
@@ -259,10 +286,10 @@ function regionsOf(
   around: Surroundings,
   heap: Range,
 ): readonly Range[] {
-  const { banks, board, devices, ipaBits } = around;
+  const { arch, banks, board, devices, ipaBits } = around;
   if (!domain.directMapped) {
     const ram = { base: domain.ramGfn * PAGE_SIZE, size: domain.memoryPages * PAGE_SIZE };
-    return guestHoles(ram, devices);
+    return guestHoles(arch, ram, devices);
   }
   if (domain.iommu) return memoryHoles(banks, board.reserved, devices, ipaBits);
   return unallocatedMemory(banks, heap, domain.staticMemory);
@@ -277,6 +304,10 @@ function checkGuestSpace(
   const ram = { base: domain.ramGfn * PAGE_SIZE, size: domain.memoryPages * PAGE_SIZE };
   if (endOf(ram) > 2 ** around.ipaBits) {
     throw new ScenarioError(`${path}.ramBase`, `RAM ends beyond ${around.ipaBits} address bits`);
+  }
+  const hole = { base: HVM_HOLE_BASE, size: 2 ** 32 - HVM_HOLE_BASE };
+  if (around.arch === "x86" && overlaps(ram, hole)) {
+    throw new ScenarioError(`${path}.ramBase`, "RAM lies in the hole below 4 GiB");
   }
   for (const device of around.devices.filter((d) => d.owner === domain.name)) {
     if (overlaps(ram, { base: device.registers, size: PAGE_SIZE })) {

@@ -32,7 +32,7 @@ import { checkCount, parseAddress, parsePages, parseSize } from "./sizes.ts";
 import { TRAP_REPORT } from "./trap.ts";
 
 const DEFAULT_MEMORY = "256MiB";
-const DEFAULT_PRESET = "virt";
+const DEFAULT_PRESET = { arm64: "virt", x86: "q35" } as const;
 /** Rows of the domain table and slots beyond what the scenario boots: room for domains created later. */
 const SPARE_DOMAINS = 4;
 const SPARE_SLOTS = 4;
@@ -121,20 +121,21 @@ function announced<Kernel>(
 /** The machine model of a spec whose overrides have been applied. */
 export function modelOf<Kernel>(spec: Scenario<Kernel>, seed: number): MachineModel {
   const machine = spec.machine ?? {};
-  const preset = machine.preset ?? DEFAULT_PRESET;
-  const board = boardOf(preset);
+  const arch = machine.arch ?? "arm64";
+  const preset = machine.preset ?? DEFAULT_PRESET[arch];
+  const board = boardOf(preset, arch);
   const banks = banksOf(machine, board);
   const mode = machine.iommu?.mode ?? (board.iommu ? "on" : "off");
-  const ipaBits = machine.ipaBits ?? 40;
+  const ipaBits = ipaBitsOf(machine, arch);
   const ordered = orderedDomains(spec.domains);
   const iommuOn = mode === "on";
   const devices = resolveDevices({ spec, board, ordered, iommuOn });
   checkRegisters(devices, banks);
-  const context = { board, banks, devices, ipaBits, iommuOn };
-  const placed = resolveDomains(ordered, context, xenHeapPagesOf(machine, banks));
+  const context = { arch, board, banks, devices, ipaBits, iommuOn };
+  const placed = resolveDomains(ordered, context, xenHeapPagesOf(machine));
   const top = topOf([...banks, ...placed.domains.flatMap(addressesOf)]);
   return {
-    arch: "arm64",
+    arch,
     preset,
     banks,
     iommu: { mode },
@@ -144,15 +145,30 @@ export function modelOf<Kernel>(spec: Scenario<Kernel>, seed: number): MachineMo
     xsm: machine.xsm ?? "dummy",
     devices: withWindows(devices, spec.devices ?? {}, top),
     domains: placed.domains,
-    limits: limitsOf(machine, placed, devices.length),
+    limits: {
+      ...limitsOf(machine, placed, devices.length),
+      ...heapPlaceOf(arch, banks, placed.xenHeapPages),
+    },
     seed,
   };
 }
 
-function boardOf(preset: string): Board {
+function boardOf(preset: string, arch: MachineModel["arch"]): Board {
   const board = BOARDS[preset];
-  if (board !== undefined) return board;
-  throw new ScenarioError("machine.preset", unknownName("preset", preset, Object.keys(BOARDS)));
+  if (board === undefined) {
+    throw new ScenarioError("machine.preset", unknownName("preset", preset, Object.keys(BOARDS)));
+  }
+  if (board.arch === undefined || board.arch === arch) return board;
+  const fitting = Object.entries(BOARDS).filter(([, other]) => (other.arch ?? arch) === arch);
+  const names = fitting.map(([name]) => name).join(", ");
+  throw new ScenarioError("machine.preset", `${preset} is no ${arch} board; there are: ${names}`);
+}
+
+/** Four levels on x86; on arm64 the size of the second stage's input is a choice. */
+function ipaBitsOf(machine: MachineSpec, arch: MachineModel["arch"]): 40 | 44 {
+  if (arch === "arm64") return machine.ipaBits ?? 40;
+  if (machine.ipaBits === undefined) return 44;
+  throw new ScenarioError("machine.ipaBits", "is a choice of arm64; x86 tables have four levels");
 }
 
 function banksOf(machine: MachineSpec, board: Board): readonly Range[] {
@@ -217,14 +233,23 @@ function orderedDomains<Kernel>(
   return [...dom0s, ...entries.filter(([, domain]) => domain.kind !== "dom0")];
 }
 
-function xenHeapPagesOf(machine: MachineSpec, banks: readonly Range[]): number | undefined {
+function xenHeapPagesOf(machine: MachineSpec): number | undefined {
   if (machine.xenHeap === undefined) return undefined;
   const pages = parsePages("machine.xenHeap", machine.xenHeap);
-  const heap = xenHeapRange(banks, pages);
-  if (heap.size % CHUNK_BYTES !== 0) {
+  if ((pages * PAGE_SIZE) % CHUNK_BYTES !== 0) {
     throw new ScenarioError("machine.xenHeap", `${machine.xenHeap} is not a multiple of 2 MiB`);
   }
   return pages;
+}
+
+/** Where in the first bank Xen's own pages lie, unless it is its bottom. */
+function heapPlaceOf(
+  arch: MachineModel["arch"],
+  banks: readonly Range[],
+  pages: number,
+): Pick<MachineLimits, "xenHeapFirst"> {
+  const offset = xenHeapRange(arch, banks, pages).base - (banks[0]?.base ?? 0);
+  return offset === 0 ? {} : { xenHeapFirst: offset / PAGE_SIZE };
 }
 
 function checkRegisters(devices: readonly DeviceModel[], banks: readonly Range[]): void {

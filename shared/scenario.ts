@@ -36,7 +36,9 @@ export interface DmaRangeSpec {
 }
 
 export interface MachineSpec {
-  /** Board whose banks, device places and IOMMU are taken: `virt` | `rpi4` | `rcar` | `zcu102`. */
+  /** Which machine profile: what operations exist and what they answer. `arm64` by default. */
+  readonly arch?: MachineModel["arch"];
+  /** Board whose banks, device places and IOMMU are taken: `virt` | `rpi4` | `rcar` | `zcu102` | `q35`. */
   readonly preset?: string;
   /** Total RAM, spread over the board's banks. */
   readonly memory?: Size;
@@ -103,7 +105,7 @@ export interface NamedProgram {
 export interface DomainSpec<Kernel> {
   readonly kind: "dom0" | "driver" | "domU";
   readonly memory?: Size;
-  /** `direct`: gfn == mfn for its own RAM. dom0 is direct by default, the others are scattered. */
+  /** `direct`: gfn == mfn for its own RAM. dom0 of arm64 is direct by default, all others are scattered. */
   readonly mapping?: "direct" | "scattered";
   /** Names of the devices handed to it. A device that nobody names is dom0's. */
   readonly devices?: readonly string[];
@@ -124,6 +126,8 @@ export interface DomainSpec<Kernel> {
   readonly iommu?: boolean;
   readonly privileged?: boolean;
   readonly maxGrantFrames?: number;
+  /** Highest version of its grant table; arm64 has version 1 only. */
+  readonly maxGrantVersion?: 1 | 2;
   readonly maxMaptrackFrames?: number;
   readonly maxEvtchnPort?: number;
   readonly p2mPoolPages?: number;

@@ -19,6 +19,8 @@ import { FrameIndex } from "./units.ts";
 export interface TransferRow {
   readonly name: string;
   readonly backend: "dom0" | "driver";
+  /** gfn == mfn for the backend's own RAM. */
+  readonly directMapped: boolean;
   readonly iommu: boolean;
   readonly pages: "unpopulated" | "ballooned";
   readonly busOffset: number;
@@ -78,6 +80,7 @@ export function judgeTransfer(state: FinalState): Judgement {
   const row: TransferRow = {
     name: state.variant,
     ...facts,
+    directMapped: transfer.directMapped,
     ...observed,
     owner,
     segments: number("segments"),

@@ -24,6 +24,7 @@ const program = z.custom<(...args: never[]) => unknown>(
 const named = z.strictObject({ use: z.string(), with: values.optional() });
 
 const machine = z.strictObject({
+  arch: z.enum(["arm64", "x86"]).optional(),
   preset: z.string().optional(),
   memory: size.optional(),
   banks: z.array(range).optional(),
@@ -79,6 +80,7 @@ const domainFields = {
   iommu: z.boolean().optional(),
   privileged: z.boolean().optional(),
   maxGrantFrames: z.int().optional(),
+  maxGrantVersion: z.union([z.literal(1), z.literal(2)]).optional(),
   maxMaptrackFrames: z.int().optional(),
   maxEvtchnPort: z.int().optional(),
   p2mPoolPages: z.int().optional(),

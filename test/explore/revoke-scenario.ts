@@ -90,6 +90,7 @@ export function revokePart(machine: Machine, slot: number): Part | undefined {
     slot,
     points: true,
     boot: {
+      arch: "arm64",
       domid: 0,
       name: "raw",
       ram: [],

@@ -67,6 +67,20 @@ describe("a resolved machine", () => {
     }
   });
 
+  test("of x86 has no direct-mapped domain, guest RAM from 0, and Xen's memory at the top of the first bank", () => {
+    const { domains } = story;
+    const { victim, ...others } = domains;
+    expect(victim).toBeDefined();
+    const { model } = resolve({ ...story, machine: { arch: "x86" }, domains: others }, choice());
+    expect(model.preset).toBe("q35");
+    expect(model.domains.map(({ directMapped }) => directMapped)).not.toContain(true);
+    expect(model.domains.map(({ ramGfn }) => ramGfn)).toEqual([0, 0, 0]);
+    expect(bootInfoOf(model, 1, 1).arch).toBe("x86");
+    const { xenHeapFirst = 0, xenHeapPages } = model.limits;
+    expect((xenHeapFirst + xenHeapPages) * 4096).toBe(model.banks[0]?.size);
+    expect(layoutOf(model).words).toBeGreaterThan(0);
+  });
+
   test("puts dom0's RAM at machine addresses of the first bank, behind the Xen heap", () => {
     const { model } = resolve(story, choice());
     const dom0 = model.domains[0];
@@ -150,6 +164,31 @@ describe("a refusal names the field and the nearest known name", () => {
       "preset",
       () => refusal(withMachine({ preset: "rpi" })),
       'machine.preset: unknown preset "rpi"; did you mean "rpi4"?',
+    ],
+    [
+      "a board of the other architecture",
+      () => refusal(withMachine({ arch: "x86", preset: "rpi4" })),
+      "machine.preset: rpi4 is no x86 board; there are: virt, q35",
+    ],
+    [
+      "a size of stage 2 on x86",
+      () => refusal(withMachine({ arch: "x86", ipaBits: 40 })),
+      "machine.ipaBits: is a choice of arm64; x86 tables have four levels",
+    ],
+    [
+      "a direct-mapped domain of x86",
+      () =>
+        refusal({
+          ...story,
+          machine: { arch: "x86" },
+          domains: { a: { kind: "domU", mapping: "direct" } },
+        }),
+      "domains.a.mapping: no translated domain of x86 is direct-mapped",
+    ],
+    [
+      "version 2 of grant tables on arm64",
+      () => refusal({ ...story, domains: { a: { kind: "domU", maxGrantVersion: 2 } } }),
+      "domains.a.maxGrantVersion: arm64 has version 1 only",
     ],
     [
       "unit",
