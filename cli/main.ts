@@ -155,8 +155,28 @@ function conformCommand(): Command {
     });
 }
 
+function litmusCommand(): Command {
+  return new Command("litmus")
+    .description("memory model: each litmus test in every simulated memory and on real threads")
+    .argument("[test...]", "names such as SB or GNT-CAS (default: all)")
+    .option("--iterations <n>", "runs of each test on real threads", positive, 300_000)
+    .option("--json", "one JSON document on stdout")
+    .option("--no-progress", "no status line")
+    .addOption(color())
+    .action(async (tests: string[], options) => {
+      process.exitCode = await (await import("./litmus.ts")).litmus(tests, options);
+    });
+}
+
 function program(): Command {
-  const commands = [runCommand(), listCommand(), checkCommand(), xlatCommand(), conformCommand()];
+  const commands = [
+    runCommand(),
+    listCommand(),
+    checkCommand(),
+    xlatCommand(),
+    conformCommand(),
+    litmusCommand(),
+  ];
   const root = new Command("gfn2mfn")
     .description(
       "A Xen-like machine in one process: who turns which address into the machine frame?",
