@@ -41,7 +41,7 @@ export function* bootKernel(cpu: Cpu): Program<Kernel> {
   const caller = createCaller(cpu, image);
   const features = yield* getFeatures(caller);
   bugOn(features < 0, `XENVER_get_features answered ${features}`);
-  const memory = createKernelMemory(cpu.boot, features);
+  const memory = createKernelMemory(cpu.boot, features, caller.faults);
   reservePages(memory.pages, physToPage(Gaddr(image)), ARGUMENT_PAGES);
   // Guest frame 0 is given to nobody: its address would be a null pointer.
   if (image === LOAD_PHYSICAL_ADDR) reservePages(memory.pages, Pfn(0), 1);

@@ -3,9 +3,10 @@
  *
  *   contiguous unpopulated pages -> none to be had -> RAM from the DMA allocator, given to Xen (the fallback)
  *
- * Rules: a page is private from allocation to free; set_private may fail half-way, and the clean-up skips pages that
- * were never marked. `devBusAddr` is what the patch says it is, page_to_phys(pages[0]): not a DMA address of any
- * device. Free finds out by one of three ways which kind it holds; the balloon's statistics know nothing of it.
+ * Rules: a page is private from allocation to free; set_private may fail half-way (on a 32-bit kernel), and the clean-up
+ * skips pages that were never marked. `devBusAddr` is what the kernel option says, by default page_to_phys(pages[0]): not
+ * a DMA address of any device. Free finds out by one of four ways which kind it holds; the balloon's statistics know
+ * nothing of it. A kernel without contiguous unpopulated pages goes straight to RAM, as mainline does.
  * Behaviour: Linux drivers/xen/grant-table.c, gnttab_dma_alloc_pages(); the thread's V1 2/2 (guest.md 4.5).
  */
 import { item } from "../shared/assert.ts";
@@ -13,13 +14,24 @@ import { PAGE_SIZE } from "../shared/limits.ts";
 import { EFAULT, ENOMEM } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
 import { DmaAddress, type Gaddr, Pfn } from "../shared/units.ts";
-import { type DmaDevice, dmaBitMask } from "./dma-device.ts";
+import { type DmaDevice, dmaBitMask, physToDma } from "./dma-device.ts";
 import { dmaDirectAlloc, dmaDirectFree } from "./dma-direct.ts";
+import { pfnToBfn } from "./foreign-p2m.ts";
 import type { Kernel } from "./kernel.ts";
 import { xenmemReservationDecrease, xenmemReservationIncrease } from "./mem-reservation.ts";
 import { zeroPage } from "./memory.ts";
-import { clearFlag, isZoneDevicePage, PG_private, pageToPhys, setFlag, testFlag } from "./pages.ts";
 import {
+  allocForeignData,
+  clearFlag,
+  freeForeignData,
+  isZoneDevicePage,
+  PG_private,
+  pageToPhys,
+  setFlag,
+  testFlag,
+} from "./pages.ts";
+import {
+  isInExtendedRegion,
   isXenUnpopulatedPage,
   type PagesOrErrno,
   xenAllocUnpopulatedContiguousPages,
@@ -31,19 +43,23 @@ import {
 /** INT_MAX >> PAGE_SHIFT: more pages than this are refused. */
 const DMA_PAGES_MAX = 524287;
 
-/** The gntdev misc device: never configured from the device tree, so without ranges; 64-bit masks by force. */
+/**
+ * The gntdev misc device: never configured from the device tree, so without ranges and, as arm64 takes it by default, not
+ * coherent; 64-bit masks by force.
+ */
 export const GNTDEV_DEVICE: DmaDevice = {
   name: "xen/gntdev",
   dmaRanges: [],
   mask: dmaBitMask(64),
   busLimit: 0,
-  coherent: true,
+  coherent: false,
 };
 
-/** gnttab_pages_set_private: 0, or -ENOMEM with the pages before the failing one marked. */
+/** gnttab_pages_set_private: 0, or -ENOMEM with the pages before the failing one marked. A 64-bit kernel cannot fail. */
 export function gnttabPagesSetPrivate(kernel: Kernel, pages: readonly Pfn[]): number {
   for (let i = 0; i < pages.length; i++) {
     if (i === kernel.boot.kernel.setPrivateFailsAt) return -ENOMEM;
+    if (!allocForeignData(kernel.memory.pages, item(pages, i))) return -ENOMEM;
     setFlag(kernel.memory.pages, item(pages, i), PG_private);
   }
   return 0;
@@ -52,9 +68,9 @@ export function gnttabPagesSetPrivate(kernel: Kernel, pages: readonly Pfn[]): nu
 /** gnttab_pages_clear_private: pages that were never marked are skipped. */
 export function gnttabPagesClearPrivate(kernel: Kernel, pages: readonly Pfn[]): void {
   for (const page of pages) {
-    if (testFlag(kernel.memory.pages, page, PG_private)) {
-      clearFlag(kernel.memory.pages, page, PG_private);
-    }
+    if (!testFlag(kernel.memory.pages, page, PG_private)) continue;
+    freeForeignData(kernel.memory.pages, page);
+    clearFlag(kernel.memory.pages, page, PG_private);
   }
 }
 
@@ -76,12 +92,20 @@ export function gnttabFreePages(kernel: Kernel, pages: readonly Pfn[]): void {
   xenFreeUnpopulatedPages(kernel, pages);
 }
 
+/** What the buffer is asked for (`coherent` of the arguments). */
+export type DmaKind = "coherent" | "write-combine";
+/** How the CPU sees the buffer at `vaddr`: the linear map, or an alias of a device that is not coherent. */
+export type CpuMapping = "cacheable" | "uncached" | "write-combine";
+
 /** struct gnttab_dma_alloc_args after a successful allocation. */
 export interface DmaPages {
   readonly pages: readonly Pfn[];
+  /** Guest frames that went to Xen: filled by the RAM path alone. */
+  readonly frames: readonly Pfn[];
+  readonly mapping: CpuMapping;
   /** Kernel address of the first byte. */
   readonly vaddr: Gaddr;
-  /** page_to_phys(pages[0]), or the DMA handle of the RAM path: equal, since gntdev has no bus offset. */
+  /** The kernel option's idea of it, or the DMA handle of the RAM path: equal for gntdev, which has no bus offset. */
   readonly devBusAddr: DmaAddress;
   /** Set by the allocation: the first of the three ways for free to know the kind. */
   readonly unpopulated: boolean;
@@ -97,6 +121,8 @@ export function knowsUnpopulated(kernel: Kernel, args: DmaPages): boolean {
       return isZoneDevicePage(kernel.memory.pages, first);
     case "pool-address":
       return isXenUnpopulatedPage(kernel, first);
+    case "region":
+      return isInExtendedRegion(kernel, first);
   }
 }
 
@@ -108,21 +134,56 @@ export function* gnttabDmaAllocPages(
   kernel: Kernel,
   device: DmaDevice,
   count: number,
+  kind: DmaKind = "coherent",
 ): Program<DmaPages | number> {
   if (count < 0 || count > DMA_PAGES_MAX) return -ENOMEM;
+  const { unpopulatedAlloc, fallback } = kernel.boot.kernel;
+  if (unpopulatedAlloc === "off" || unpopulatedAlloc === "list") {
+    return yield* allocFromRam(kernel, device, count, kind);
+  }
   const pages = yield* xenAllocUnpopulatedContiguousPages(kernel, device.mask, count);
   if (typeof pages === "number") {
-    if (!kernel.boot.kernel.fallback) return pages;
-    return yield* allocFromRam(kernel, device, count);
+    return fallback ? yield* allocFromRam(kernel, device, count, kind) : pages;
   }
-  const vaddr = pageToPhys(item(pages, 0));
-  const args: DmaPages = { pages, vaddr, devBusAddr: DmaAddress(vaddr), unpopulated: true };
+  const args: DmaPages = {
+    pages,
+    frames: [],
+    // The linear map, whatever was asked for.
+    mapping: "cacheable",
+    vaddr: pageToPhys(item(pages, 0)),
+    devBusAddr: devBusAddrOf(kernel, device, item(pages, 0)),
+    unpopulated: true,
+  };
   const rc = gnttabPagesSetPrivate(kernel, pages);
-  if (rc < 0) {
-    yield* gnttabDmaFreePages(kernel, args);
-    return rc;
+  return rc < 0 ? yield* undoAlloc(kernel, args, rc) : args;
+}
+
+/** What the thread proposed as dev_bus_addr of fresh unpopulated pages (D12). */
+function devBusAddrOf(kernel: Kernel, device: DmaDevice, page: Pfn): DmaAddress {
+  switch (kernel.boot.kernel.devBusAddr) {
+    case "page_to_phys":
+      return DmaAddress(pageToPhys(page));
+    case "pfn_to_bfn":
+      return DmaAddress(pfnToBfn(kernel.memory.foreign, page) * PAGE_SIZE);
+    case "page_to_dma":
+      return physToDma(device, pageToPhys(page));
   }
-  return args;
+}
+
+/** After a step that failed: all of it goes back, or as an early version had it, the unpopulated pages alone. */
+function* undoAlloc(kernel: Kernel, args: DmaPages, rc: number): Program<number> {
+  if (args.unpopulated && kernel.boot.kernel.privateCleanup === "free-only") {
+    xenFreeUnpopulatedContiguousPages(kernel, args.pages);
+  } else {
+    yield* gnttabDmaFreePages(kernel, args);
+  }
+  return rc;
+}
+
+/** How dma_alloc_coherent and dma_alloc_wc let the CPU see the memory of a device. */
+function cpuMappingOf(device: DmaDevice, kind: DmaKind): CpuMapping {
+  if (device.coherent) return "cacheable";
+  return kind === "coherent" ? "uncached" : "write-combine";
 }
 
 /** The fallback: real RAM from the DMA allocator, scrubbed, then given to Xen. */
@@ -130,6 +191,7 @@ function* allocFromRam(
   kernel: Kernel,
   device: DmaDevice,
   count: number,
+  kind: DmaKind,
 ): Program<DmaPages | number> {
   if (count === 0) return -ENOMEM;
   const memory = yield* dmaDirectAlloc(kernel, device, count);
@@ -139,6 +201,8 @@ function* allocFromRam(
   const pages = Array.from({ length: count }, (_, i) => Pfn(start + i));
   const args: DmaPages = {
     pages,
+    frames: pages,
+    mapping: cpuMappingOf(device, kind),
     vaddr: pageToPhys(memory.page),
     devBusAddr: memory.handle,
     unpopulated: false,
@@ -146,11 +210,7 @@ function* allocFromRam(
   for (const page of pages) yield* zeroPage(kernel.cpu, pageToPhys(page));
   let rc = yield* xenmemReservationDecrease(kernel, pages);
   rc = rc === count ? gnttabPagesSetPrivate(kernel, pages) : -EFAULT;
-  if (rc < 0) {
-    yield* gnttabDmaFreePages(kernel, args);
-    return rc;
-  }
-  return args;
+  return rc < 0 ? yield* undoAlloc(kernel, args, rc) : args;
 }
 
 /** gnttab_dma_free_pages: 0, or -EFAULT when Xen gave back fewer frames; the pages are freed all the same. */

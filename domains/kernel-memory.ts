@@ -2,8 +2,8 @@
  * What one guest kernel knows of its memory: the state that pages, balloon, unpopulated pages, grants and the DMA
  * layer work on. The functions stand in the files named after the Linux files; here are only the shapes.
  *
- * Rules: private to one kernel; tasks of a kernel change hands only while they wait, so no lock is needed where
- * Linux holds balloon_mutex, pool_lock, list_lock or gnttab_list_lock (docs/FIDELITY.md).
+ * Rules: private to one kernel; tasks of a kernel change hands only while they wait, so a lock is needed only where its
+ * owner may sleep: where Linux has spinlocks there is none (docs/FIDELITY.md).
  * Behaviour: Linux include/xen/balloon.h, drivers/xen/grant-table.c, drivers/xen/unpopulated-alloc.c.
  */
 import type { Range, UnpopulatedAlloc } from "../shared/machine.ts";
@@ -13,6 +13,11 @@ import type { GenPool } from "./gen-pool.ts";
 import type { GrantRefs } from "./grant-refs.ts";
 import type { Pages } from "./pages.ts";
 import type { SwiotlbPool } from "./swiotlb-pool.ts";
+
+/** A mutex of the kernel. Tasks change hands at `waitUntil` only, so it matters where its owner may sleep. */
+export interface Mutex {
+  locked: boolean;
+}
 
 /** struct balloon_stats and the list of ballooned pages. Counts are pages, delays seconds. */
 export interface BalloonStats {
@@ -52,6 +57,9 @@ export interface Unpopulated {
   listCount: number;
   /** Contiguous pages: the one pool of design `pool`, or the second one beside the list. */
   readonly pool: GenPool | undefined;
+  /** list_lock and pool_lock: a fill sleeps with it held. */
+  readonly listLock: Mutex;
+  readonly poolLock: Mutex;
 }
 
 /** A reference whose access could not be ended yet, and the page that must outlive it. */

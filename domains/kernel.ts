@@ -14,7 +14,8 @@ import { assert } from "../shared/assert.ts";
 import { LINE, lineOf } from "../shared/layout.ts";
 import { PAGE_SIZE } from "../shared/limits.ts";
 import type { BootInfo } from "../shared/machine.ts";
-import { exchange, load } from "../shared/mem.ts";
+import { exchange, load, store } from "../shared/mem.ts";
+import { ENOMEM } from "../shared/status.ts";
 import {
   type BlockTrap,
   type HypercallTrap,
@@ -27,7 +28,8 @@ import {
 } from "../shared/trap.ts";
 import type { EvtchnPort } from "../shared/units.ts";
 import { createEventState, type EventState, handleEvents, takePort } from "./events-2l.ts";
-import type { KernelMemory } from "./kernel-memory.ts";
+import { createFaultPoints, type FaultPoints, failsHere } from "./fault-points.ts";
+import type { KernelMemory, Mutex } from "./kernel-memory.ts";
 import { type Cpu, POINT, readBytes, writeBytes } from "./memory.ts";
 import type { StoreConnection } from "./xenstore-connection.ts";
 
@@ -58,6 +60,7 @@ export interface Caller {
   readonly cpu: Cpu;
   readonly arguments: ArgumentArea;
   readonly call: HypercallTrap;
+  readonly faults: FaultPoints;
 }
 
 export interface Kernel extends Caller {
@@ -83,6 +86,7 @@ export function createCaller(cpu: Cpu, gaddr: number): Caller {
     cpu,
     arguments: { gaddr, bytes, view: new DataView(bytes.buffer) },
     call: hypercallTrap(),
+    faults: createFaultPoints(),
   };
 }
 
@@ -183,6 +187,29 @@ export function* giveWay(kernel: Kernel): Program {
   yield kernel.block;
 }
 
+/**
+ * A place where the calling task may lose the CPU: an allocation that sleeps. The others run once; before the kernel has
+ * tasks there is nobody to run.
+ */
+export function* mightSleep(kernel: Kernel): Program {
+  if (kernel.current !== undefined) yield* giveWay(kernel);
+}
+
+/** Runs `body` with the mutex held, waiting for it first. */
+export function* withMutex<Result>(
+  kernel: Kernel,
+  mutex: Mutex,
+  body: Program<Result>,
+): Program<Result> {
+  yield* waitUntil(kernel, () => !mutex.locked);
+  mutex.locked = true;
+  try {
+    return yield* body;
+  } finally {
+    mutex.locked = false;
+  }
+}
+
 /** Parks the task until an event has arrived on `port`, and takes it. Events are edges: many may be one. */
 export function* wait(kernel: Kernel, port: EvtchnPort | number): Program {
   yield* waitUntil(kernel, () => takePort(kernel.events, port));
@@ -204,7 +231,13 @@ export function* hypercall(
   ...args: readonly number[]
 ): Program<number> {
   setRecord(caller.call.record, op, args);
+  if (failsHere(caller.faults)) refuseNextRecord(caller.cpu);
   return yield caller.call;
+}
+
+/** Has the hypervisor refuse the next record of this vCPU, as it would without memory. */
+function refuseNextRecord({ words, layout, slot }: Cpu): void {
+  store(words, lineOf(layout, slot) + LINE.INJECT, -ENOMEM);
 }
 
 /** Publishes the first `length` bytes of the argument area to the guest pages behind it. */

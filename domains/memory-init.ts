@@ -14,6 +14,7 @@ import {
 import { item } from "../shared/assert.ts";
 import { PAGE_SHIFT } from "../shared/limits.ts";
 import type { BootInfo, Range } from "../shared/machine.ts";
+import type { FaultPoints } from "./fault-points.ts";
 import { createForeignP2m } from "./foreign-p2m.ts";
 import { genPoolCreate } from "./gen-pool.ts";
 import { createGrantRefs } from "./grant-refs.ts";
@@ -53,7 +54,9 @@ function createUnpopulated(boot: BootInfo): Unpopulated {
     target,
     listHead: LIST_END,
     listCount: 0,
-    pool: target === undefined ? undefined : genPoolCreate(PAGE_SHIFT),
+    pool: target === undefined || design === "list" ? undefined : genPoolCreate(PAGE_SHIFT),
+    listLock: { locked: false },
+    poolLock: { locked: false },
   };
 }
 
@@ -75,8 +78,13 @@ function createBalloon(ramPages: number): BalloonStats {
 }
 
 /** The memory of a kernel at the beginning of its boot. `features`: XENVER_get_features, submap 0. */
-export function createKernelMemory(boot: BootInfo, features: number): KernelMemory {
-  const pages = initPages(boot.ram);
+export function createKernelMemory(
+  boot: BootInfo,
+  features: number,
+  faults: FaultPoints,
+): KernelMemory {
+  const { longBits, setPrivateFailsAt } = boot.kernel;
+  const pages = initPages(boot.ram, faults, setPrivateFailsAt >= 0 ? 32 : longBits);
   return {
     pages,
     balloon: createBalloon(pages.managed),

@@ -3,8 +3,9 @@
  * hot-added over address space with nothing behind it. A page is named by its pfn.
  *
  * Rules: words 1 and 2 of a page are `lru` or, on a ZONE_DEVICE page, `pgmap` and `zone_device_data`: putting such
- * a page on an lru list destroys its pgmap. A page handed out has reference count 1. Foreign data lies in
- * `private` and survives being chained. The lists here are private memory: no other party can reach them.
+ * a page on an lru list destroys its pgmap. `private` is one word too: on a 64-bit kernel what is known of a foreign
+ * page lies in it, on a 32-bit one it points there; a user that keeps a value of its own there destroys it. A page
+ * handed out has reference count 1. The lists here are private memory: no other party can reach them.
  * Behaviour: Linux include/linux/mm_types.h, page-flags.h, include/xen/page.h. The allocator is ours: sorted
  * free runs, contiguous requests from the bottom, single pages from the top, so that neither starves the other.
  */
@@ -12,7 +13,8 @@ import { EmulatorBug, item } from "../shared/assert.ts";
 import { PAGE_SIZE } from "../shared/limits.ts";
 import type { Range } from "../shared/machine.ts";
 import { Gaddr, Pfn } from "../shared/units.ts";
-import { bugOn, KernelBug } from "./bug.ts";
+import { bugOn, bugUnless, KernelBug } from "./bug.ts";
+import { type FaultPoints, failsHere, kfree, kmalloc } from "./fault-points.ts";
 
 export const PG_private = 1;
 /** PG_owner_priv_1: the page shows another domain's frame. */
@@ -36,9 +38,8 @@ export interface PageSection {
   readonly word1: Float64Array;
   /** lru.prev, or zone_device_data. */
   readonly word2: Float64Array;
-  /** struct xen_page_foreign, inside page->private on a 64-bit kernel. */
-  readonly foreignDomid: Int32Array;
-  readonly foreignRef: Uint32Array;
+  /** page->private: two words a page, low one first. */
+  readonly private: Uint32Array;
 }
 
 interface FreeRun {
@@ -54,6 +55,11 @@ export interface Pages {
   freeCount: number;
   /** RAM pages that the allocator manages, free or handed out. */
   managed: number;
+  readonly longBits: 32 | 64;
+  readonly faults: FaultPoints;
+  /** struct xen_page_foreign of a 32-bit kernel, by the number that page->private holds. */
+  readonly foreignData: Map<number, PageForeign>;
+  lastForeign: number;
 }
 
 /** struct xen_page_foreign: whose page it is, by which reference. */
@@ -74,8 +80,7 @@ function createSection(base: number, count: number, device: boolean): PageSectio
     refcount: new Int32Array(count),
     word1: new Float64Array(count),
     word2: new Float64Array(count),
-    foreignDomid: new Int32Array(count),
-    foreignRef: new Uint32Array(count),
+    private: new Uint32Array(2 * count),
   };
   if (device) {
     section.refcount.fill(1);
@@ -85,8 +90,17 @@ function createSection(base: number, count: number, device: boolean): PageSectio
 }
 
 /** Struct pages for the RAM a kernel boots with, all of it free. */
-export function initPages(ram: readonly Range[]): Pages {
-  const pages: Pages = { sections: [], free: [], freeCount: 0, managed: 0 };
+export function initPages(ram: readonly Range[], faults: FaultPoints, longBits: 32 | 64): Pages {
+  const pages: Pages = {
+    sections: [],
+    free: [],
+    freeCount: 0,
+    managed: 0,
+    longBits,
+    faults,
+    foreignData: new Map(),
+    lastForeign: 0,
+  };
   for (const range of ram) {
     const pfn = range.base / PAGE_SIZE;
     const count = range.size / PAGE_SIZE;
@@ -98,11 +112,24 @@ export function initPages(ram: readonly Range[]): Pages {
 }
 
 /** memremap_pages: struct pages over a range with nothing behind it. False when a page exists there already. */
-export function addDevicePages(pages: Pages, pfn: number, count: number): boolean {
+export const addDevicePages = (pages: Pages, pfn: number, count: number): boolean =>
+  addSection(pages, pfn, count, true);
+
+/**
+ * add_memory_resource with the balloon's online callback: struct pages of RAM that has no backing yet, one reference each.
+ * The allocator does not know them before somebody frees them. False when a page exists there already.
+ */
+export function addMemoryPages(pages: Pages, pfn: number, count: number): boolean {
+  if (!addSection(pages, pfn, count, false)) return false;
+  pages.sections.at(-1)?.refcount.fill(1);
+  return true;
+}
+
+function addSection(pages: Pages, pfn: number, count: number, device: boolean): boolean {
   const overlaps = (one: PageSection): boolean =>
     pfn < one.base + one.count && one.base < pfn + count;
   if (pages.sections.some(overlaps)) return false;
-  pages.sections.push(createSection(pfn, count, true));
+  pages.sections.push(createSection(pfn, count, device));
   return true;
 }
 
@@ -145,20 +172,60 @@ export function clearFlag(pages: Pages, page: Pfn, flag: number): void {
   home.flags[page - home.base] = cell(home.flags, page - home.base) & ~flag;
 }
 
-/** SetPageForeign with its data. */
-export function setPageForeign(pages: Pages, page: Pfn, foreign: PageForeign): void {
+/** page->private. A value that is no number of bytes of a kernel is cut to 64 bits. */
+export function pagePrivate(pages: Pages, page: Pfn): number {
   const home = section(pages, page);
+  const at = 2 * (page - home.base);
+  return cell(home.private, at) + cell(home.private, at + 1) * 4294967296;
+}
+export function setPagePrivate(pages: Pages, page: Pfn, value: number): void {
+  const home = section(pages, page);
+  const at = 2 * (page - home.base);
+  home.private[at] = value;
+  home.private[at + 1] = Math.floor(value / 4294967296);
+}
+
+/** A 32-bit kernel's struct xen_page_foreign for a page (kzalloc); false: no memory. A 64-bit one needs none. */
+export function allocForeignData(pages: Pages, page: Pfn): boolean {
+  if (pages.longBits === 64) return true;
+  if (!kmalloc(pages.faults)) return false;
+  pages.lastForeign++;
+  pages.foreignData.set(pages.lastForeign, { domid: 0, ref: 0 });
+  setPagePrivate(pages, page, pages.lastForeign);
+  return true;
+}
+
+/** The end of it, on a 32-bit kernel. */
+export function freeForeignData(pages: Pages, page: Pfn): void {
+  if (pages.longBits === 64) return;
+  const known = pages.foreignData.delete(pagePrivate(pages, page));
+  bugUnless(known, `kfree of page->private of pfn ${page}, which is no pointer`);
+  kfree(pages.faults);
+  setPagePrivate(pages, page, 0);
+}
+
+/** SetPageForeign with its data: domid in the low half of `private`, reference in the high half, or where it points. */
+export function setPageForeign(pages: Pages, page: Pfn, foreign: PageForeign): void {
   setFlag(pages, page, PG_foreign);
-  home.foreignDomid[page - home.base] = foreign.domid;
-  home.foreignRef[page - home.base] = foreign.ref;
+  if (pages.longBits === 64) {
+    setPagePrivate(pages, page, foreign.domid + foreign.ref * 4294967296);
+    return;
+  }
+  const pointer = pagePrivate(pages, page);
+  bugUnless(pages.foreignData.has(pointer), `page->private of pfn ${page} points nowhere`);
+  pages.foreignData.set(pointer, foreign);
 }
 
 /** xen_page_foreign: undefined unless the page is marked foreign. */
 export function pageForeign(pages: Pages, page: Pfn): PageForeign | undefined {
   if (!testFlag(pages, page, PG_foreign)) return undefined;
-  const home = section(pages, page);
-  const at = page - home.base;
-  return { domid: cell(home.foreignDomid, at), ref: cell(home.foreignRef, at) };
+  const value = pagePrivate(pages, page);
+  if (pages.longBits === 64) {
+    return { domid: value % 65536, ref: Math.floor(value / 4294967296) };
+  }
+  const known = pages.foreignData.get(value);
+  bugUnless(known !== undefined, `page->private of pfn ${page} points nowhere`);
+  return known;
 }
 
 /** page->pgmap: base pfn of the hot-added range, unless an lru list has overwritten it. */
@@ -253,7 +320,7 @@ function markAllocated(pages: Pages, pfn: number, count: number): Pfn {
 /** A free page, or undefined: no memory. Its contents are whatever was there. */
 export function allocPage(pages: Pages): Pfn | undefined {
   const run = pages.free.at(-1);
-  if (run === undefined) return undefined;
+  if (failsHere(pages.faults) || run === undefined) return undefined;
   const pfn = run.pfn + run.count - 1;
   cutRun(pages, pages.free.length - 1, pfn, 1);
   return markAllocated(pages, pfn, 1);
@@ -265,7 +332,7 @@ export function allocPages(
   count: number,
   last = Number.POSITIVE_INFINITY,
 ): Pfn | undefined {
-  if (count <= 0) return undefined;
+  if (count <= 0 || failsHere(pages.faults)) return undefined;
   for (let i = 0; i < pages.free.length; i++) {
     const run = item(pages.free, i);
     if (run.count < count || run.pfn + count - 1 > last) continue;

@@ -325,6 +325,7 @@ function startSlot(xen: Xen, domid: DomId, slot: number, vcpu: number, runs: boo
   setLineField(xen, slot, LINE.HYPERCALLS, 0);
   setLineField(xen, slot, LINE.HELD, 0);
   setLineField(xen, slot, LINE.POLL, POLL_NONE);
+  setLineField(xen, slot, LINE.INJECT, 0);
   setLineField(xen, slot, LINE.FAULTS, 0);
   // A vCPU that no worker runs has ended before it began.
   store(xen.words, line + LINE.ENDED, runs ? 0 : 1);

@@ -22,6 +22,7 @@ import { E2BIG, EINVAL, EPERM } from "../shared/status.ts";
 import { hypervisorRing, TRACE_FRAME_FREED, trace } from "../shared/trace.ts";
 import { setPair, signedPair } from "../shared/trap.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
+import { allocationFails } from "./inject.ts";
 import { addDomainField, domainField, isDying, setDomainField, type Xen } from "./xen.ts";
 
 const COUNT_WRAPS = PGC_count_mask;
@@ -218,6 +219,7 @@ export function takeHeapFrame(xen: Xen, frame: number): void {
 
 /** Allocates 2^order frames, aligned to their size, with count 0; NOT_PRESENT when there are none. */
 export function allocHeapFrames(xen: Xen, order: number): FrameIndex {
+  if (allocationFails(xen)) return FrameIndex(NOT_PRESENT);
   if (order === 0) {
     const head = at(xen.words, FREE_HEAD);
     if (head !== NOT_PRESENT) takeHeapFrame(xen, head);

@@ -25,6 +25,7 @@ import {
   GNTST_bad_copy_arg,
   GNTST_bad_domain,
   GNTST_bad_gntref,
+  GNTST_eagain,
   GNTST_general_error,
   GNTST_okay,
   GNTST_permission_denied,
@@ -49,6 +50,7 @@ import { getPage, putPage } from "./frame-table.ts";
 import { grantedFrame, mayGrant } from "./grant-map.ts";
 import { entryCell, isTransitive, isV2, WHOLE_PAGE, type Window, windowOf } from "./grant-v2.ts";
 import { copyArgs, copyToGuest } from "./guest-access.ts";
+import { isPagedOut } from "./inject.ts";
 import {
   type Caller,
   domainByAnyId,
@@ -81,7 +83,10 @@ export function* copyGrantRefs(xen: Xen, caller: Caller, uop: number, count: num
     if (!copyArgs(xen, caller.domid, element, COPY_SIZE)) return -EFAULT;
     const { args } = xen;
     // A length of 0 is checked like any other: recorded, against what later trees do.
-    args.setU16(COPY_STATUS, copyOne(xen, caller, kept));
+    args.setU16(
+      COPY_STATUS,
+      isPagedOut(xen, caller.slot) ? GNTST_eagain : copyOne(xen, caller, kept),
+    );
     const status = element + COPY_STATUS;
     if (!copyToGuest(xen, caller.domid, status, args.bytes, COPY_STATUS, 2)) return -EFAULT;
   }

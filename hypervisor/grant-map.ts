@@ -31,6 +31,7 @@ import {
   GNTST_bad_domain,
   GNTST_bad_gntref,
   GNTST_bad_page,
+  GNTST_eagain,
   GNTST_general_error,
   GNTST_no_space,
   GNTST_okay,
@@ -54,6 +55,7 @@ import { startFlush } from "./flush.ts";
 import { getPage, putPage } from "./frame-table.ts";
 import { copyArgs, copyToGuest } from "./guest-access.ts";
 import { holdPage, releaseHolds } from "./hold-list.ts";
+import { isPagedOut } from "./inject.ts";
 import { identityMap, needIommuMapping } from "./iommu.ts";
 import { getHandle, publishHandle, putHandle } from "./maptrack.ts";
 import {
@@ -94,7 +96,7 @@ export function* mapGrantRefs(xen: Xen, caller: Caller, uop: number, count: numb
     if (i > 0 && i % BATCH_GAP === 0) yield GAP_PREEMPT;
     const element = uop + i * MAP_SIZE;
     if (!copyArgs(xen, caller.domid, element, MAP_SIZE)) return -EFAULT;
-    const mapping = checkMap(xen, caller);
+    const mapping = isPagedOut(xen, caller.slot) ? GNTST_eagain : checkMap(xen, caller);
     if (typeof mapping === "number") {
       xen.args.setU16(MAP_STATUS, mapping);
     } else {

@@ -36,6 +36,7 @@ import { createDomain, reserveStaticMemory } from "./domain-build.ts";
 import { reapDomains } from "./domain-death.ts";
 import { unpauseDomain } from "./domctl.ts";
 import { flushDone } from "./flush.ts";
+import { refusalOf } from "./inject.ts";
 import { initDevices } from "./iommu-devices.ts";
 import { isPollOver, pollDeadline } from "./sched-op.ts";
 import {
@@ -167,7 +168,9 @@ function serve(xen: Xen, slot: number): void {
   xen.words[MACHINE.STEP] = (at(xen.words, MACHINE.STEP) + 1) | 0;
   setLineField(xen, slot, LINE.HYPERCALLS, lineField(xen, slot, LINE.HYPERCALLS) + 1);
   const op = at(xen.record, RECORD_OP);
-  const answer: Answer = dispatch(xen, { slot, domid: slotDomain(xen, slot) });
+  const refusal = refusalOf(xen, slot);
+  const answer: Answer =
+    refusal < 0 ? refusal : dispatch(xen, { slot, domid: slotDomain(xen, slot) });
   const { words, layout } = xen;
   const cmd = unsignedPair(xen.record, RECORD_ARGS);
   trace(

@@ -9,6 +9,7 @@ import { at } from "../shared/assert.ts";
 import { DOM } from "../shared/layout.ts";
 import { MAPTRACK_PER_FRAME, NOT_PRESENT } from "../shared/limits.ts";
 import type { DomId } from "../shared/units.ts";
+import { allocationFails } from "./inject.ts";
 import { addDomainField, domainField, setDomainField, type Xen } from "./xen.ts";
 
 const rowOf = (xen: Xen, domid: number, handle: number): number =>
@@ -64,6 +65,7 @@ function grow(xen: Xen, domid: number, vcpu: number): number {
   const first = domainField(xen, domid, DOM.MAPTRACK_LIMIT);
   const frames = first / MAPTRACK_PER_FRAME;
   if (frames >= domainField(xen, domid, DOM.MAX_MAPTRACK_FRAMES)) return NOT_PRESENT;
+  if (allocationFails(xen)) return NOT_PRESENT;
   const { words, layout } = xen;
   const last = first + MAPTRACK_PER_FRAME - 1;
   const oldHead = domainField(xen, domid, DOM.MAPTRACK_HEAD + vcpu);

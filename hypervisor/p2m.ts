@@ -33,6 +33,7 @@ import { EILSEQ, EINVAL, ENOENT, ENOMEM } from "../shared/status.ts";
 import { hypervisorRing, TRACE_P2M_CLEAR, TRACE_P2M_SET, trace } from "../shared/trace.ts";
 import { type DomId, FrameIndex, type Gfn } from "../shared/units.ts";
 import { frameOwner, isRamFrame, isXenHeap, setXenHeapGfn } from "./frame-table.ts";
+import { allocationFails } from "./inject.ts";
 import {
   addDomainField,
   domainField,
@@ -123,7 +124,7 @@ function allocTable(xen: Xen, domid: DomId): FrameIndex {
     frame = allocXenPage(xen);
     if (frame === NOT_PRESENT) return frame;
   } else {
-    frame = FrameIndex(domainField(xen, domid, DOM.P2M_POOL));
+    frame = FrameIndex(allocationFails(xen) ? NOT_PRESENT : domainField(xen, domid, DOM.P2M_POOL));
     if (frame === NOT_PRESENT) return frame;
     setDomainField(xen, domid, DOM.P2M_POOL, at(words, layout.frameNext + frame));
     addDomainField(xen, domid, DOM.P2M_POOL_FREE, -1);

@@ -8,6 +8,7 @@ import { MACHINE, PGC_state_free, PGC_xen_heap } from "../shared/layout.ts";
 import { NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import { FrameIndex } from "../shared/units.ts";
 import { frameReferences, freeHeapFrame, setXenHeapGfn } from "./frame-table.ts";
+import { allocationFails } from "./inject.ts";
 import type { Xen } from "./xen.ts";
 
 const HEAD = MACHINE.XEN_HEAP_HEAD;
@@ -37,13 +38,14 @@ function take(xen: Xen, frame: number): void {
 
 /** A zeroed Xen page with no owner, or NOT_PRESENT when the Xen heap is exhausted. */
 export function allocXenPage(xen: Xen): FrameIndex {
-  const frame = at(xen.words, HEAD);
+  const frame = allocationFails(xen) ? NOT_PRESENT : at(xen.words, HEAD);
   if (frame !== NOT_PRESENT) take(xen, frame);
   return FrameIndex(frame);
 }
 
 /** `count` consecutive zeroed pages, aligned to their number (the concatenated root of a P2M), or NOT_PRESENT. */
 export function allocXenPages(xen: Xen, count: number): FrameIndex {
+  if (allocationFails(xen)) return FrameIndex(NOT_PRESENT);
   const start = xenHeapFirst(xen);
   const end = start + xen.model.limits.xenHeapPages;
   for (let first = start; first + count <= end; first += count) {

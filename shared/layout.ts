@@ -31,6 +31,7 @@ import { FrameIndex, type Mfn } from "./units.ts";
 export const MACHINE = {
   TICK: 0, // [runner of the hypervisor] virtual or wall milliseconds
   STOP: 2, // [control] 1: the machine is over
+  FAIL_ALLOCATION: 1, // [control, SLOT] store, [XEN] counts down: allocations until one fails, 0: none does
   STEP: 3, // [XEN] records handled: the logical clock
   FREE_FRAMES: 4, // [XEN]
   DOMID_ROVER: 5, // [XEN] last id handed out
@@ -68,6 +69,7 @@ export const LINE = {
   HELD: 17, // [XEN] live rows of its hold list
   POLL: 18, // [XEN] port that SCHEDOP_poll of this vCPU waits for, or POLL_*
   POLL_UNTIL: 19, // [XEN] tick at which it stops waiting, or NOT_PRESENT
+  INJECT: 20, // [control, SLOT] store, [XEN] takes: fault of the next record (hypervisor/inject.ts), 0: none
 } as const;
 export const LINE_WORDS = 32;
 export const FLUSH_WAITING = 1;

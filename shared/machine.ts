@@ -38,10 +38,23 @@ export interface DeviceModel {
   readonly owner: string;
 }
 
-/** Where unpopulated pages of a kernel come from; `off` means no extended region is announced. */
-export type UnpopulatedAlloc = "list" | "pool" | "off";
+/**
+ * Where unpopulated pages of a kernel come from. `list`: mainline, one list, nothing contiguous. `rfc`: a pool for
+ * contiguous pages beside the list. `pool`: one pool for everything. `off`: the kernel is built without them.
+ */
+export type UnpopulatedAlloc = "list" | "rfc" | "pool" | "off";
 /** How gnttab_dma_free_pages tells unpopulated pages from RAM (guest.md D10). */
-export type FreeKnows = "flag" | "zone-device" | "pool-address";
+export type FreeKnows = "flag" | "zone-device" | "pool-address" | "region";
+/** Known faults of the posted patches, each put back into the kernel that is without them otherwise. */
+export type PatchFault =
+  // fill_pool looks at the first descriptor after it has allocated the second.
+  | "wrong-variable"
+  // The pool is used without its mutex.
+  | "no-lock"
+  // The page-by-page allocation compares the bytes that the pool has with the pages that it wants.
+  | "bytes-for-pages"
+  // Without a region one "contiguous" page comes from the balloon, and free does not know (corner case 91).
+  | "single-page-hole";
 
 /** Kernel options: they choose between designs, so that two designs run on one machine. */
 export interface KernelOptions {
@@ -49,8 +62,25 @@ export interface KernelOptions {
   readonly freeKnows: FreeKnows;
   /** Whether gnttab_dma_alloc_pages falls back to real RAM when no contiguous pages are to be had. */
   readonly fallback: boolean;
-  /** set_private fails at this page (counted from 0) of an allocation, or -1: never. The 32-bit kernel's kzalloc. */
+  /** 32: what is known of a foreign page hangs on page->private; 64: it lies inside. */
+  readonly longBits: 32 | 64;
+  /** set_private fails at this page (counted from 0) of an allocation, or -1: never. The kernel is then a 32-bit one. */
   readonly setPrivateFailsAt: number;
+  readonly patchFaults: readonly PatchFault[];
+  /** A request that need not be contiguous takes one chunk of the pool, or its pages one by one (D13). */
+  readonly poolSingles: "chunk" | "page";
+  /** Such pages are freed one by one, or as one range when the pool has it (D14). */
+  readonly poolFree: "page" | "range";
+  /** After set_private has failed: gnttab_dma_free_pages, or only the pages go back (D11). */
+  readonly privateCleanup: "dma-free" | "free-only";
+  /** What gnttab_dma_alloc_pages says as dev_bus_addr of unpopulated pages (D12). */
+  readonly devBusAddr: "page_to_phys" | "pfn_to_bfn" | "page_to_dma";
+  /** Version of the grant table: the kernel's choice, or the `version` parameter. */
+  readonly grantVersion: "auto" | 1 | 2;
+  /** Whether the balloon may add memory to the kernel (CONFIG_XEN_BALLOON_MEMORY_HOTPLUG). */
+  readonly memoryHotplug: boolean;
+  /** xen.balloon.hotplug_unpopulated: pages for grants are hot-added instead of taken from RAM. */
+  readonly hotplugUnpopulated: boolean;
   /** Pages of one hotplug section (Linux: 32768). A power of two. */
   readonly pagesPerSection: number;
   /** Pages of the swiotlb pool. */

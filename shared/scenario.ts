@@ -9,7 +9,7 @@
  * Ours, because Xen reads the same facts from a device tree, xl.cfg and its own command line.
  */
 import type { Layout } from "./layout.ts";
-import type { FreeKnows, KernelOptions, MachineModel, UnpopulatedAlloc } from "./machine.ts";
+import type { KernelOptions, MachineModel } from "./machine.ts";
 import type { MachineMemory, Words } from "./mem.ts";
 import type { Host, Program } from "./trap.ts";
 
@@ -74,14 +74,8 @@ export interface DeviceSpec {
   readonly line?: number;
 }
 
-export interface KernelSpec {
-  readonly unpopulatedAlloc?: UnpopulatedAlloc;
-  readonly freeKnows?: FreeKnows;
-  readonly fallback?: boolean;
-  readonly setPrivateFailsAt?: number;
-  readonly pagesPerSection?: number;
-  readonly swiotlbPages?: number;
-}
+/** Kernel options that differ from KERNEL_DEFAULTS. */
+export type KernelSpec = Partial<KernelOptions>;
 
 /** What a program is told beside its kernel: the variant's facts, the run's parameters, its own arguments. */
 export interface Given {
@@ -263,7 +257,16 @@ export const KERNEL_DEFAULTS: KernelOptions = {
   unpopulatedAlloc: "pool",
   freeKnows: "flag",
   fallback: true,
+  longBits: 64,
   setPrivateFailsAt: -1,
+  patchFaults: [],
+  poolSingles: "chunk",
+  poolFree: "page",
+  privateCleanup: "dma-free",
+  devBusAddr: "page_to_phys",
+  grantVersion: "auto",
+  memoryHotplug: false,
+  hotplugUnpopulated: false,
   pagesPerSection: 512,
   swiotlbPages: 256,
 };

@@ -8,6 +8,7 @@
  */
 import { EVTCHN_2L_PORTS, GRANT_FRAMES_MAX, MAPTRACK_FRAMES_MAX } from "../shared/limits.ts";
 import type { DomainModel, KernelOptions, MachineModel } from "../shared/machine.ts";
+import { KERNEL_DEFAULTS } from "../shared/scenario.ts";
 import type { RecordedScenario } from "./conform-format.ts";
 
 const MIB = 2 ** 20;
@@ -53,10 +54,9 @@ export const BUS_DEVICE = 0;
 const BUS_REGISTERS = 0x0901_0000;
 
 const kernel: KernelOptions = {
+  ...KERNEL_DEFAULTS,
   unpopulatedAlloc: "off",
-  freeKnows: "flag",
   fallback: false,
-  setPrivateFailsAt: -1,
   pagesPerSection: 32768,
   swiotlbPages: 0,
 };

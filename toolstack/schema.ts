@@ -55,9 +55,20 @@ const device = z.strictObject({
 });
 
 const kernel = z.strictObject({
-  unpopulatedAlloc: z.enum(["list", "pool", "off"]).optional(),
-  freeKnows: z.enum(["flag", "zone-device", "pool-address"]).optional(),
+  unpopulatedAlloc: z.enum(["list", "rfc", "pool", "off"]).optional(),
+  freeKnows: z.enum(["flag", "zone-device", "pool-address", "region"]).optional(),
   fallback: z.boolean().optional(),
+  longBits: z.literal([32, 64]).optional(),
+  patchFaults: z
+    .array(z.enum(["wrong-variable", "no-lock", "bytes-for-pages", "single-page-hole"]))
+    .optional(),
+  poolSingles: z.enum(["chunk", "page"]).optional(),
+  poolFree: z.enum(["page", "range"]).optional(),
+  privateCleanup: z.enum(["dma-free", "free-only"]).optional(),
+  devBusAddr: z.enum(["page_to_phys", "pfn_to_bfn", "page_to_dma"]).optional(),
+  grantVersion: z.union([z.literal("auto"), z.literal([1, 2])]).optional(),
+  memoryHotplug: z.boolean().optional(),
+  hotplugUnpopulated: z.boolean().optional(),
   setPrivateFailsAt: z.int().optional(),
   pagesPerSection: z.int().optional(),
   swiotlbPages: z.int().optional(),

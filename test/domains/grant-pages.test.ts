@@ -12,7 +12,7 @@ import { xenmemReservationIncrease } from "../../domains/mem-reservation.ts";
 import { GuestFault, loadWord, storeWord } from "../../domains/memory.ts";
 import { PG_private, pageToPhys, testFlag } from "../../domains/pages.ts";
 import { DOM, domainOf } from "../../shared/layout.ts";
-import type { FreeKnows, KernelOptions } from "../../shared/machine.ts";
+import type { FreeKnows, KernelOptions, Range } from "../../shared/machine.ts";
 import { EFAULT, ENODEV, ENOMEM } from "../../shared/status.ts";
 import type { Program } from "../../shared/trap.ts";
 import { Pfn } from "../../shared/units.ts";
@@ -20,11 +20,12 @@ import { testDom0, testDomain } from "../hypervisor/harness.ts";
 import { EXTENDED, guestModel, kernelOptions, runGuests } from "./guest.ts";
 
 /** Runs `program` in a domain that is not direct-mapped; the audit must find nothing after any step. */
-function inGuest(options: Partial<KernelOptions>, program: (kernel: Kernel) => Program): void {
-  const back = testDomain("back", {
-    kernel: kernelOptions(options),
-    extendedRegions: [EXTENDED],
-  });
+function inGuest(
+  options: Partial<KernelOptions>,
+  program: (kernel: Kernel) => Program,
+  extendedRegions: readonly Range[] = [EXTENDED],
+): void {
+  const back = testDomain("back", { kernel: kernelOptions(options), extendedRegions });
   const run = runGuests(guestModel([testDom0({ runs: false }), back]), { back: program });
   expect(run.findings).toEqual([]);
 }
@@ -96,9 +97,10 @@ describe("gnttab_dma_alloc_pages", () => {
   });
 
   test("without the fallback the reason is answered", () => {
-    inGuest({ unpopulatedAlloc: "off", fallback: false }, function* (kernel) {
+    const program = function* (kernel: Kernel): Program {
       expect(yield* gnttabDmaAllocPages(kernel, GNTDEV_DEVICE, 2)).toBe(-ENODEV);
-    });
+    };
+    inGuest({ fallback: false }, program, []);
   });
 
   test("guest case 19: a count out of range, or none, is refused", () => {
@@ -163,24 +165,29 @@ describe("set_private that fails half-way", () => {
   });
 });
 
-describe("the three ways for free to know the kind", () => {
-  const ways: readonly FreeKnows[] = ["flag", "zone-device", "pool-address"];
+describe("the four ways for free to know the kind", () => {
+  const ways: readonly FreeKnows[] = ["flag", "zone-device", "pool-address", "region"];
 
-  test.each(ways)("%s tells unpopulated pages from RAM of the fallback", (freeKnows) => {
-    for (const unpopulatedAlloc of ["pool", "list", "off"] as const) {
-      inGuest({ freeKnows, unpopulatedAlloc }, function* (kernel) {
-        const before = totPages(kernel);
-        const args = yield* alloc(kernel, 8);
-        expect(knowsUnpopulated(kernel, args)).toBe(unpopulatedAlloc !== "off");
-        expect(yield* gnttabDmaFreePages(kernel, args)).toBe(0);
-        expect(totPages(kernel)).toBe(before);
-      });
-    }
-  });
+  test.each(ways)(
+    "guest case 21: %s tells unpopulated pages from RAM of the fallback",
+    (freeKnows) => {
+      for (const unpopulatedAlloc of ["pool", "rfc", "list", "off"] as const) {
+        inGuest({ freeKnows, unpopulatedAlloc }, function* (kernel) {
+          const before = totPages(kernel);
+          const args = yield* alloc(kernel, 8);
+          const contiguous = unpopulatedAlloc === "pool" || unpopulatedAlloc === "rfc";
+          expect(knowsUnpopulated(kernel, args)).toBe(contiguous);
+          expect(totPages(kernel)).toBe(contiguous ? before : before - 8);
+          expect(yield* gnttabDmaFreePages(kernel, args)).toBe(0);
+          expect(totPages(kernel)).toBe(before);
+        });
+      }
+    },
+  );
 
-  test("guest case 91: without a region one contiguous page comes from the balloon, and only the flag knows it", () => {
+  test("guest case 91: V1's hole: without a region one page comes from the balloon, and only the flag knows it", () => {
     for (const freeKnows of ways) {
-      inGuest({ freeKnows, unpopulatedAlloc: "off" }, function* (kernel) {
+      const program = function* (kernel: Kernel): Program {
         const { balloon } = kernel.memory;
         const before = totPages(kernel);
         const args = yield* alloc(kernel, 1);
@@ -192,7 +199,24 @@ describe("the three ways for free to know the kind", () => {
         expect(balloon.balloonLow).toBe(knows ? 1 : 0);
         expect(totPages(kernel)).toBe(knows ? before - 1 : before);
         expect(balloon.currentPages).toBe(balloon.totalPages - 1);
-      });
+      };
+      inGuest({ freeKnows, patchFaults: ["single-page-hole"] }, program, []);
+    }
+  });
+
+  test("guest case 91: without the hole a single page takes the fallback, and the balloon's counts stay right", () => {
+    for (const freeKnows of ways) {
+      const program = function* (kernel: Kernel): Program {
+        const { balloon } = kernel.memory;
+        const before = totPages(kernel);
+        const args = yield* alloc(kernel, 1);
+        expect(args.frames).toEqual(args.pages);
+        expect(yield* gnttabDmaFreePages(kernel, args)).toBe(0);
+        expect(balloon).toMatchObject({ targetUnpopulated: 0, balloonLow: 0 });
+        expect(balloon.currentPages).toBe(balloon.totalPages);
+        expect(totPages(kernel)).toBe(before);
+      };
+      inGuest({ freeKnows }, program, []);
     }
   });
 

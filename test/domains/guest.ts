@@ -51,7 +51,7 @@ export function stillKernel(
     boot,
   };
   const caller = createCaller(cpu, boot.ram[0]?.base ?? 0);
-  return createKernel(caller, features, createKernelMemory(boot, features));
+  return createKernel(caller, features, createKernelMemory(boot, features, caller.faults));
 }
 
 /** Runs a program that must not trap, to its result. */

@@ -1,9 +1,12 @@
 import { describe, expect, test } from "vitest";
 import { KernelBug } from "../../domains/bug.ts";
+import { createFaultPoints } from "../../domains/fault-points.ts";
 import {
   addDevicePages,
+  allocForeignData,
   allocPage,
   allocPages,
+  freeForeignData,
   freePage,
   freePages,
   getPage,
@@ -19,17 +22,18 @@ import {
   setFlag,
   setLru,
   setPageForeign,
+  setPagePrivate,
   setZoneDeviceData,
   zoneDeviceData,
 } from "../../domains/pages.ts";
 import { Pfn } from "../../shared/units.ts";
 
 const PAGE = 4096;
-const twoBanks = () =>
-  initPages([
-    { base: 0x100 * PAGE, size: 16 * PAGE },
-    { base: 0x110 * PAGE, size: 16 * PAGE },
-  ]);
+const BANKS = [
+  { base: 0x100 * PAGE, size: 16 * PAGE },
+  { base: 0x110 * PAGE, size: 16 * PAGE },
+];
+const twoBanks = (longBits: 32 | 64 = 64) => initPages(BANKS, createFaultPoints(), longBits);
 
 describe("struct pages", () => {
   test("a page handed out has one reference, and the last put frees it", () => {
@@ -78,7 +82,7 @@ describe("struct pages", () => {
   });
 
   test("no memory left is an answer, not an error", () => {
-    const pages = initPages([{ base: 0, size: PAGE }]);
+    const pages = initPages([{ base: 0, size: PAGE }], createFaultPoints(), 64);
     allocPage(pages);
     expect(allocPage(pages)).toBeUndefined();
   });
@@ -105,5 +109,27 @@ describe("struct pages", () => {
     expect(pgmapOf(pages, page)).toBe(7);
     expect(zoneDeviceData(pages, page)).toBe(9);
     expect(pageForeign(pages, page)).toEqual({ domid: 2, ref: 8 });
+  });
+
+  test("a value of one's own in page->private destroys what a 64-bit kernel knows of a foreign page", () => {
+    const pages = twoBanks();
+    const page = allocPage(pages) ?? Pfn(0);
+    setPageForeign(pages, page, { domid: 2, ref: 8 });
+    setPagePrivate(pages, page, 0x1234);
+    expect(pageForeign(pages, page)).toEqual({ domid: 0x1234, ref: 0 });
+  });
+
+  test("a 32-bit kernel has a pointer there: without its object it stops, and each object is freed once", () => {
+    const pages = twoBanks(32);
+    const page = allocPage(pages) ?? Pfn(0);
+    expect(() => setPageForeign(pages, page, { domid: 2, ref: 8 })).toThrow(KernelBug);
+    expect(allocForeignData(pages, page)).toBe(true);
+    expect(pages.faults.objects).toBe(1);
+    setPageForeign(pages, page, { domid: 2, ref: 8 });
+    expect(pageForeign(pages, page)).toEqual({ domid: 2, ref: 8 });
+    freeForeignData(pages, page);
+    expect(pages.faults.objects).toBe(0);
+    expect(() => freeForeignData(pages, page)).toThrow(KernelBug);
+    expect(() => pageForeign(pages, page)).toThrow(KernelBug);
   });
 });

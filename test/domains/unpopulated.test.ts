@@ -10,7 +10,8 @@ import {
   xenFreeUnpopulatedContiguousPages,
   xenFreeUnpopulatedPages,
 } from "../../domains/unpopulated.ts";
-import { EBUSY, EINVAL, ENODEV } from "../../shared/status.ts";
+import type { KernelOptions } from "../../shared/machine.ts";
+import { EBUSY, EINVAL, ENODEV, EPERM } from "../../shared/status.ts";
 import { Pfn } from "../../shared/units.ts";
 import { EXTENDED_BASE, now, SECTION, stillKernel } from "./guest.ts";
 
@@ -22,6 +23,8 @@ const pagesOf = (got: readonly Pfn[] | number): readonly Pfn[] =>
   typeof got === "number" ? [] : got;
 const contiguous = (kernel: Kernel, count: number, mask = MASK64) =>
   now(xenAllocUnpopulatedContiguousPages(kernel, mask, count));
+const noRegion = (options: Partial<KernelOptions> = {}) =>
+  stillKernel(options, { extendedRegions: [] });
 const run = (from: number, count: number, step: 1 | -1) =>
   Array.from({ length: count }, (_, i) => from + step * i);
 
@@ -53,12 +56,17 @@ describe("unpopulated pages, design list", () => {
   });
 
   test("guest case 8: without a region a wrong mask is not even looked at", () => {
-    const kernel = stillKernel({ unpopulatedAlloc: "list" }, { extendedRegions: [] });
+    const kernel = stillKernel({ unpopulatedAlloc: "rfc" }, { extendedRegions: [] });
     expect(contiguous(kernel, 2, dmaBitMask(32))).toBe(-ENODEV);
   });
 
-  test("contiguous pages come from a second pool and never mix with the list", () => {
-    const kernel = list();
+  test("the mainline kernel has nothing contiguous, nor one that is built without unpopulated pages", () => {
+    expect(contiguous(list(), 2)).toBe(-EPERM);
+    expect(contiguous(stillKernel({ unpopulatedAlloc: "off" }), 1)).toBe(-EPERM);
+  });
+
+  test("the RFC's contiguous pages come from a second pool and never mix with the list", () => {
+    const kernel = stillKernel({ unpopulatedAlloc: "rfc" });
     const listed = pagesOf(alloc(kernel, 3));
     const buffer = pagesOf(contiguous(kernel, 3));
     expect(buffer).toEqual(run(FIRST + SECTION, 3, 1));
@@ -80,11 +88,14 @@ describe("unpopulated pages, design pool", () => {
 
   test("guest case 7: a device whose mask is not 64 bits is refused before anything else", () => {
     expect(contiguous(stillKernel(), 4, dmaBitMask(32))).toBe(-EINVAL);
-    expect(contiguous(stillKernel({ unpopulatedAlloc: "off" }), 4, dmaBitMask(32))).toBe(-EINVAL);
+    expect(contiguous(noRegion(), 4, dmaBitMask(32))).toBe(-EINVAL);
   });
 
-  test("guest case 6: without a region more than one contiguous page is refused", () => {
-    expect(contiguous(stillKernel({ unpopulatedAlloc: "off" }), 2)).toBe(-ENODEV);
+  test("guest case 6: without a region contiguous pages are refused; V1 as posted refuses more than one", () => {
+    expect(contiguous(noRegion(), 2)).toBe(-ENODEV);
+    expect(contiguous(noRegion(), 1)).toBe(-ENODEV);
+    const posted = noRegion({ patchFaults: ["single-page-hole"] });
+    expect(contiguous(posted, 2)).toBe(-ENODEV);
   });
 
   test("guest case 9: with the region used up the answer is EBUSY", () => {

@@ -9,15 +9,13 @@ import { DOM, domainOf, layoutOf, machineBytes } from "../../shared/layout.ts";
 import type { DomainModel, KernelOptions, MachineModel } from "../../shared/machine.ts";
 import { MachineMemory, wordsOf } from "../../shared/mem.ts";
 import { ACCESS_OK, ACCESS_READ, ACCESS_WRITE, Mmu } from "../../shared/mmu.ts";
+import { KERNEL_DEFAULTS } from "../../shared/scenario.ts";
 import { hypercallTrap, setRecord } from "../../shared/trap.ts";
 
 const MIB = 1024 ** 2;
 
 export const TEST_KERNEL: KernelOptions = {
-  unpopulatedAlloc: "pool",
-  freeKnows: "flag",
-  fallback: true,
-  setPrivateFailsAt: -1,
+  ...KERNEL_DEFAULTS,
   pagesPerSection: 64,
   swiotlbPages: 16,
 };
