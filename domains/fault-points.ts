@@ -9,6 +9,9 @@
  * Behaviour: Linux lib/fault-inject.c (failslab, fail_page_alloc), without its probabilities.
  */
 
+/** A descriptor, pages of RAM, or a hypercall. */
+export type FaultSite = "kmalloc" | "pages" | "hypercall";
+
 export interface FaultPoints {
   /** Points passed so far. */
   passed: number;
@@ -16,8 +19,9 @@ export interface FaultPoints {
   failAt: number;
   /** Whether every later point fails too. */
   persistent: boolean;
-  /** Points that have failed so far. */
+  /** Points that have failed so far, and what the last one was. */
   failed: number;
+  failedSite: FaultSite | undefined;
   /** Kernel descriptors (kmalloc) that live. */
   objects: number;
 }
@@ -27,21 +31,23 @@ export const createFaultPoints = (): FaultPoints => ({
   failAt: -1,
   persistent: false,
   failed: 0,
+  failedSite: undefined,
   objects: 0,
 });
 
 /** Passes one point; true: it is to fail. */
-export function failsHere(points: FaultPoints): boolean {
+export function failsHere(points: FaultPoints, site: FaultSite): boolean {
   const number = points.passed++;
   if (points.failAt < 0 || number < points.failAt) return false;
   if (number > points.failAt && !points.persistent) return false;
   points.failed++;
+  points.failedSite = site;
   return true;
 }
 
 /** A descriptor of the kernel; false: there is no memory for it. */
 export function kmalloc(points: FaultPoints): boolean {
-  if (failsHere(points)) return false;
+  if (failsHere(points, "kmalloc")) return false;
   points.objects++;
   return true;
 }

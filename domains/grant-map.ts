@@ -14,7 +14,8 @@ import { GNTST_bad_page, GNTST_eagain, GNTST_general_error, GNTST_okay } from ".
 import type { Program } from "../shared/trap.ts";
 import { Bfn, Pfn } from "../shared/units.ts";
 import { bugOn } from "./bug.ts";
-import { setPhysToMachine } from "./foreign-p2m.ts";
+import { kfree, kmalloc } from "./fault-points.ts";
+import { lookupForeign, setPhysToMachine } from "./foreign-p2m.ts";
 import {
   INVALID_GRANT_HANDLE,
   type MapOp,
@@ -38,13 +39,27 @@ function* retryEagain(kernel: Kernel, op: MapOp): Program {
   op.status = GNTST_bad_page;
 }
 
+/** An entry of the foreign table (GFP_NOWAIT); false: no memory, or the page has one already. */
+function enterForeign(kernel: Kernel, pfn: Pfn, bfn: Bfn): boolean {
+  if (!kmalloc(kernel.faults)) return false;
+  if (setPhysToMachine(kernel.memory.foreign, pfn, bfn)) return true;
+  kfree(kernel.faults);
+  return false;
+}
+
+function eraseForeign(kernel: Kernel, pfn: Pfn): void {
+  if (lookupForeign(kernel.memory.foreign, pfn) === undefined) return;
+  setPhysToMachine(kernel.memory.foreign, pfn, undefined);
+  kfree(kernel.faults);
+}
+
 /** set_foreign_p2m_mapping: an operation whose page has an entry already is undone at once. */
 function* setForeignP2mMapping(kernel: Kernel, ops: readonly MapOp[]): Program {
   for (const op of ops) {
     if (op.status !== GNTST_okay) continue;
     const pfn = Pfn(Math.floor(op.hostAddr / PAGE_SIZE));
     const bfn = Bfn(Math.floor(op.devBusAddr / PAGE_SIZE));
-    if (setPhysToMachine(kernel.memory.foreign, pfn, bfn)) continue;
+    if (enterForeign(kernel, pfn, bfn)) continue;
     const device = (op.flags & GNTMAP_device_map) === 0 ? 0 : op.devBusAddr;
     op.status = GNTST_general_error;
     yield* unmapGrantRefs(kernel, [unmapOp(op.hostAddr, op.handle, device)]);
@@ -88,7 +103,7 @@ export function* gnttabUnmapRefs(
   if (rc !== 0) return rc;
   for (const page of pages) clearFlag(kernel.memory.pages, page, PG_foreign);
   for (const op of ops) {
-    setPhysToMachine(kernel.memory.foreign, Pfn(Math.floor(op.hostAddr / PAGE_SIZE)), undefined);
+    eraseForeign(kernel, Pfn(Math.floor(op.hostAddr / PAGE_SIZE)));
   }
   return 0;
 }

@@ -231,7 +231,7 @@ export function* hypercall(
   ...args: readonly number[]
 ): Program<number> {
   setRecord(caller.call.record, op, args);
-  if (failsHere(caller.faults)) refuseNextRecord(caller.cpu);
+  if (failsHere(caller.faults, "hypercall")) refuseNextRecord(caller.cpu);
   return yield caller.call;
 }
 

@@ -320,7 +320,7 @@ function markAllocated(pages: Pages, pfn: number, count: number): Pfn {
 /** A free page, or undefined: no memory. Its contents are whatever was there. */
 export function allocPage(pages: Pages): Pfn | undefined {
   const run = pages.free.at(-1);
-  if (failsHere(pages.faults) || run === undefined) return undefined;
+  if (failsHere(pages.faults, "pages") || run === undefined) return undefined;
   const pfn = run.pfn + run.count - 1;
   cutRun(pages, pages.free.length - 1, pfn, 1);
   return markAllocated(pages, pfn, 1);
@@ -332,7 +332,7 @@ export function allocPages(
   count: number,
   last = Number.POSITIVE_INFINITY,
 ): Pfn | undefined {
-  if (count <= 0 || failsHere(pages.faults)) return undefined;
+  if (count <= 0 || failsHere(pages.faults, "pages")) return undefined;
   for (let i = 0; i < pages.free.length; i++) {
     const run = item(pages.free, i);
     if (run.count < count || run.pfn + count - 1 > last) continue;

@@ -105,6 +105,8 @@ export const DISK_SEGMENTS_MAX = 256;
 
 /** Frames of one balloon hypercall: a page of 64-bit frame numbers (Linux: frame_list). */
 export const BALLOON_BATCH = PAGE_SIZE / 8;
+/** Pages that a grant page cache frees at once. */
+export const PAGE_CACHE_GROUP = 10;
 /** Single-operation retries of a guest whose map or copy is answered GNTST_eagain, one more ms of sleep each. */
 export const GNTTAB_EAGAIN_RETRIES = 255;
 /** Entries of the deferred list handled in one run (Linux: free_per_iteration). */

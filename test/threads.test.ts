@@ -9,6 +9,7 @@ import { DISK_STATUS_OK } from "../shared/abi/disk.ts";
 import { DOM, DOMAIN_PRESENT, domainOf, MACHINE } from "../shared/layout.ts";
 import { resolve } from "../shared/resolve.ts";
 import { traceCount } from "../shared/trace.ts";
+import { POOL_ANSWERS, RAM_ANSWERS } from "./domains/fault-answers.ts";
 import { MACHINES, type MachineName, scenarioUrl } from "./platform/machines.ts";
 
 const FILE = fileURLToPath(new URL("../package-lock.json", import.meta.url));
@@ -126,6 +127,23 @@ describe("a machine on threads", () => {
     expect(machine.deaths).toEqual([]);
     expect(await machine.audit()).toBe(0);
   });
+
+  it.each([
+    ["faultsRam", RAM_ANSWERS],
+    ["faultsPool", POOL_ANSWERS],
+  ] as const)(
+    "fails every allocation and hypercall of a grant buffer in turn (%s)",
+    async (name, answers) => {
+      const machine = await boot(name);
+      await machine.finished();
+      expect(machine.deaths).toEqual([]);
+      const reported = machine.reports.find(({ key }) => key === "answers")?.value;
+      expect(String(reported).split("\n")).toEqual(answers);
+      const ended = machine.reports.filter(({ key }) => key === "ended");
+      expect(ended.map(({ value }) => value)).toEqual([1, 1]);
+      expect(await machine.audit()).toBe(0);
+    },
+  );
 
   it("names the guest that stored to where nothing is, and destroys its domain", async () => {
     const machine = await boot("wild");

@@ -2,13 +2,15 @@
 import { openDisk, readDisk } from "../../domains/drivers/disk.ts";
 import { transferBack } from "../../domains/drivers/transfer-back.ts";
 import { transferFront } from "../../domains/drivers/transfer-front.ts";
+import { endForeignAccessRef, grantForeignAccess } from "../../domains/grant-table.ts";
 import { type Kernel, report, sleep, waitUntil } from "../../domains/kernel.ts";
 import { loadWord, readBytes, storeWord } from "../../domains/memory.ts";
 import { allocPage, pageToPhys } from "../../domains/pages.ts";
 import { readStoreNode, waitWatch, watchStore, writeStoreNode } from "../../domains/xenbus.ts";
-import type { Scenario } from "../../shared/scenario.ts";
+import type { KernelSpec, Scenario } from "../../shared/scenario.ts";
 import { type HostHashTrap, type Program, TRAP_HOST_HASH } from "../../shared/trap.ts";
-import { DmaAddress } from "../../shared/units.ts";
+import { DmaAddress, GrantRef, Pfn } from "../../shared/units.ts";
+import { enumerateFaults } from "../domains/fault-enumeration.ts";
 
 /** A module whose default export is the machine `name` of this file. */
 export const scenarioUrl = (name: MachineName): string =>
@@ -141,5 +143,53 @@ export const transfer: Scenario<Kernel> = {
   },
 };
 
-export const MACHINES = { hello, busy, asleep, wild, throwing, transfer };
+/** A frontend that grants two pages, and a backend whose allocations and hypercalls fail one after the other. */
+const faultsWith = (kernel: KernelSpec): Scenario<Kernel> => ({
+  name: "faults",
+  machine: { memory: "64MiB" },
+  domains: {
+    dom0: { kind: "dom0", memory: "8MiB" },
+    front: {
+      kind: "domU",
+      memory: "4MiB",
+      *program(kernel) {
+        const refs: number[] = [];
+        for (let i = 0; i < 2; i++) {
+          refs.push(yield* grantForeignAccess(kernel, 2, Pfn(ownPage(kernel) / 4096)));
+        }
+        yield* writeStoreNode(kernel, "data/refs", refs.join(","));
+        yield* waitForNode(kernel, "/local/domain/2/data/done");
+        for (const ref of refs) {
+          yield* report("ended", yield* endForeignAccessRef(kernel, GrantRef(ref)));
+        }
+      },
+    },
+    back: {
+      kind: "domU",
+      memory: "4MiB",
+      kernel,
+      *program(kernel) {
+        const refs = (yield* waitForNode(kernel, "/local/domain/1/data/refs")).split(",");
+        const grants = { domid: 1, refs: refs.map(Number) };
+        const answers = yield* enumerateFaults(kernel, grants);
+        yield* report("answers", answers.join("\n"));
+        yield* writeStoreNode(kernel, "data/done", 1);
+      },
+    },
+  },
+});
+
+export const faultsRam = faultsWith({ longBits: 32, unpopulatedAlloc: "off" });
+export const faultsPool = faultsWith({});
+
+export const MACHINES = {
+  faultsRam,
+  faultsPool,
+  hello,
+  busy,
+  asleep,
+  wild,
+  throwing,
+  transfer,
+};
 export type MachineName = keyof typeof MACHINES;
