@@ -26,6 +26,8 @@ import {
   nextFrame,
   xenHeapGfn,
 } from "./frame-table.ts";
+import { statusFrames } from "./grant-v2.ts";
+import { profileOf } from "./profile.ts";
 import { domainField, isDying, isPresent, type Xen } from "./xen.ts";
 import { xenHeapFirst } from "./xen-heap.ts";
 
@@ -142,7 +144,7 @@ export function xenHeap(xen: Xen, census: Census): string[] {
     const root = field(DOM.P2M_ROOT) === NOT_PRESENT ? 0 : roots;
     const info = field(DOM.SHARED_INFO) === NOT_PRESENT ? 0 : 1;
     const tables = field(DOM.P2M_PAGE_COUNT) + field(DOM.P2M_POOL_FREE);
-    return sum + root + info + tables + field(DOM.GRANT_FRAMES);
+    return sum + root + info + tables + field(DOM.GRANT_FRAMES) + statusFrames(xen, domid);
   }, 0);
   const free = at(xen.words, MACHINE.XEN_HEAP_FREE);
   const all = xen.model.limits.xenHeapPages;
@@ -165,6 +167,27 @@ export function domainReferences(xen: Xen, census: Census): string[] {
     }
     return findings;
   });
+}
+
+/** Where a page has one gfn, no page of a domain's RAM stands at two of its own. */
+export function singleGfns(xen: Xen, census: Census): string[] {
+  if (!profileOf(xen).oneGfnAPage) return [];
+  const findings: string[] = [];
+  const seen = new Int32Array(xen.layout.ramFrames).fill(NOT_PRESENT);
+  for (const { domid, gfn, frame, type, order } of census.leaves) {
+    if (!isRam(type)) continue;
+    for (let i = 0; i < 2 ** order; i++) {
+      const first = seen[frame + i];
+      if (first === undefined || frameOwner(xen, frame + i) !== domid) continue;
+      if (first !== NOT_PRESENT) {
+        findings.push(
+          `frame ${frame + i} stands at gfns ${first} and ${gfn + i} of domain ${domid}`,
+        );
+      }
+      seen[frame + i] = gfn + i;
+    }
+  }
+  return findings;
 }
 
 /** A xen heap page is mapped at most once in its owner's table, at the gfn its record names. */

@@ -1,6 +1,7 @@
 /**
- * Invariants of grants: pins, grantees, status bits, handles, identity entries.
- * Rule: one function an invariant. Status bits lie where the guest may write: they are judged for guests that behave.
+ * Invariants of grants: pins, grantees, status bits, table pages, handles, identity entries.
+ * Rule: one function an invariant. Status bits lie where the guest may write, in the header of a version 1 entry and in
+ * the status frames of a version 2 table: they are judged for guests that behave.
  * Behaviour: hypervisor spec section 9 (3, 4, 6, 7, 10), stress spec section 4 (I-13 to I-16).
  */
 import {
@@ -12,11 +13,17 @@ import {
 } from "../shared/abi/grant.ts";
 import { at } from "../shared/assert.ts";
 import { DOM, mfnAt } from "../shared/layout.ts";
-import { GRANT_ENTRIES_PER_FRAME, GRANT_ENTRY_BYTES, NOT_PRESENT } from "../shared/limits.ts";
+import {
+  GRANT_ENTRIES_PER_FRAME,
+  GRANT_ENTRY_BYTES,
+  GRANT_STATUS_PER_FRAME,
+  NOT_PRESENT,
+} from "../shared/limits.ts";
 import { isAnyRam, p2m_iommu_map_ro, p2m_iommu_map_rw } from "../shared/pte.ts";
 import type { DomId } from "../shared/units.ts";
 import {
   activeDomid,
+  activeKind,
   activePin,
   GNTPIN_devw_mask,
   GNTPIN_hstw_mask,
@@ -24,6 +31,8 @@ import {
   grantFrame,
 } from "./active-entry.ts";
 import { type Census, entryKey } from "./audit-census.ts";
+import { frameOwner, isXenHeap } from "./frame-table.ts";
+import { isV2, statusFrame, statusFrames, statusOf } from "./grant-v2.ts";
 import { identityCounts, needIommuMapping } from "./iommu.ts";
 import { trackFlags, trackRef } from "./maptrack.ts";
 import { entryFrame, entryType, P2M_NOTHING, p2mLookup } from "./p2m.ts";
@@ -32,9 +41,10 @@ import { domainField, isDying, isPresent, type Xen } from "./xen.ts";
 /** Each pin is the number of live halves and held second passes that name its entry. */
 export function pins(xen: Xen, census: Census): string[] {
   const findings: string[] = [];
+  // Rows that the table does not reach, or no longer in version 2, are nobody's: a pin there would never go.
+  const rows = xen.model.limits.grantFrames * GRANT_ENTRIES_PER_FRAME;
   for (const domid of census.domains) {
-    const entries = grantEntries(xen, domid);
-    for (let ref = 0; ref < entries; ref++) {
+    for (let ref = 0; ref < rows; ref++) {
       const has = activePin(xen, domid, ref);
       const should = census.pins.get(entryKey(domid, ref)) ?? 0;
       if (has !== should) {
@@ -47,16 +57,16 @@ export function pins(xen: Xen, census: Census): string[] {
   return findings;
 }
 
-/** Every live handle names an entry that exists, and the grantee of that entry is the mapper. */
+/** Every live handle names an entry that exists, is granted to the mapper, and grants a whole page. */
 export function grantees(xen: Xen, census: Census): string[] {
   return census.handles.flatMap(({ mapper, handle, granter, ref, frame }) => {
     if (frame < 0)
       return [`handle ${handle} of domain ${mapper} names a grant that does not exist`];
     const grantee = activeDomid(xen, granter, ref);
-    if (grantee === mapper) return [];
-    return [
-      `handle ${handle} of domain ${mapper} names entry ${ref} of domain ${granter}, granted to ${grantee}`,
-    ];
+    const names = `handle ${handle} of domain ${mapper} names entry ${ref} of domain ${granter}`;
+    if (grantee !== mapper) return [`${names}, granted to ${grantee}`];
+    // A part of a page and a way to another domain are pinned for the length of a copy only.
+    return activeKind(xen, granter, ref) === 0 ? [] : [`${names}, which is for copies`];
   });
 }
 
@@ -70,6 +80,10 @@ export function statusBits(
   for (const domid of census.domains) {
     if (hostile(domid)) continue;
     const entries = grantEntries(xen, domid);
+    if (isV2(xen, domid)) {
+      findings.push(...statusWords(xen, domid, entries));
+      continue;
+    }
     for (let ref = 0; ref < entries; ref++) {
       const header = headerOf(xen, domid, ref);
       const pin = activePin(xen, domid, ref);
@@ -84,6 +98,44 @@ export function statusBits(
           `entry ${ref} of domain ${domid}: flags 0x${(header & 0xffff).toString(16)} with pin 0x${pin.toString(16)}`,
         );
       }
+    }
+  }
+  return findings;
+}
+
+/** As above for version 2, whose status words hold these two bits and nothing else, also behind the last entry. */
+function statusWords(xen: Xen, domid: DomId, entries: number): string[] {
+  const findings: string[] = [];
+  const words = statusFrames(xen, domid) * GRANT_STATUS_PER_FRAME;
+  for (let ref = 0; ref < words; ref++) {
+    const pin = ref < entries ? activePin(xen, domid, ref) : 0;
+    const writers = (pin & (GNTPIN_hstw_mask | GNTPIN_devw_mask)) !== 0;
+    const should = (pin !== 0 ? GTF_reading : 0) | (writers ? GTF_writing : 0);
+    const status = statusOf(xen, domid, ref);
+    if (status === should) continue;
+    findings.push(
+      `entry ${ref} of domain ${domid}: status 0x${status.toString(16)} with pin 0x${pin.toString(16)}`,
+    );
+  }
+  return findings;
+}
+
+/** Grant and status frames are pages of the Xen heap that their domain owns, each with one place in one table. */
+export function grantFrames(xen: Xen, census: Census): string[] {
+  const findings: string[] = [];
+  const seen = new Set<number>();
+  for (const domid of census.domains) {
+    const granted = domainField(xen, domid, DOM.GRANT_FRAMES);
+    const frames = [
+      ...Array.from({ length: granted }, (_, n) => grantFrame(xen, domid, n)),
+      ...Array.from({ length: statusFrames(xen, domid) }, (_, n) => statusFrame(xen, domid, n)),
+    ];
+    for (const frame of frames) {
+      const owned = isXenHeap(xen, frame) && frameOwner(xen, frame) === domid;
+      if (!owned)
+        findings.push(`the grant table of domain ${domid} has frame ${frame}, not its own`);
+      if (seen.has(frame)) findings.push(`frame ${frame} is in a grant table twice`);
+      seen.add(frame);
     }
   }
   return findings;

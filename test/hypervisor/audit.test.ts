@@ -10,6 +10,7 @@ import { p2m_grant_map_rw } from "../../shared/pte.ts";
 import { GNTST_okay } from "../../shared/status.ts";
 import { DomId } from "../../shared/units.ts";
 import { HOLE, inUse, PLANTED } from "./audit-planted.ts";
+import { inUseX86, PLANTED_X86 } from "./audit-planted-x86.ts";
 import { setEntry, unmapOne } from "./grants.ts";
 
 test("a machine in use is consistent", () => {
@@ -20,6 +21,18 @@ test("a machine in use is consistent", () => {
 describe("one planted fault", () => {
   test.each(PLANTED)("%s is found", (_what, finding, plant) => {
     const state = inUse();
+    plant(state);
+    expect(audit(state.xen).join("\n")).toMatch(finding);
+  });
+});
+
+test("an x86 machine with a version 2 table in use is consistent", () => {
+  expect(audit(inUseX86().xen)).toEqual([]);
+});
+
+describe("one fault planted on x86", () => {
+  test.each(PLANTED_X86)("%s is found", (_what, finding, plant) => {
+    const state = inUseX86();
     plant(state);
     expect(audit(state.xen).join("\n")).toMatch(finding);
   });
