@@ -18,7 +18,7 @@ import type { DomId } from "../shared/units.ts";
 import { killSlot, slotsOf } from "./domain-teardown.ts";
 import { sendGlobalVirq } from "./event-channel.ts";
 import { frameOwner } from "./frame-table.ts";
-import { entryType, p2mClear, p2mLookup } from "./p2m.ts";
+import { entryType, forgetXenHeapGfn, p2mClear, p2mLookup } from "./p2m.ts";
 import { scanP2m } from "./p2m-scan.ts";
 import { profileOf } from "./profile.ts";
 import { domainField, setDomainField, type Xen } from "./xen.ts";
@@ -54,5 +54,9 @@ export function dropAlias(xen: Xen, domid: DomId, gfn: number, frame: number): b
     alias = place + within;
     return false;
   });
-  return alias >= 0 && p2mClear(xen, domid, alias) > 0;
+  if (alias < 0) return false;
+  const former = p2mClear(xen, domid, alias);
+  // A page of Xen that its owner grants to itself moves to the grant, and may be placed anew.
+  if (former > 0) forgetXenHeapGfn(xen, domid, former);
+  return former > 0;
 }

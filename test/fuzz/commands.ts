@@ -7,18 +7,18 @@ import { frameOwner, isRamFrame, isXenHeap } from "../../hypervisor/frame-table.
 import { guestFrame } from "../../hypervisor/guest-access.ts";
 import { entryFrame, P2M_NOTHING, p2mLookup } from "../../hypervisor/p2m.ts";
 import { lineField, slotDomain } from "../../hypervisor/xen.ts";
-import { GTF_permit_access, GTF_readonly } from "../../shared/abi/grant.ts";
 import { indexOf, LINE, SLOT_KIND_DEVICE, WALK_BARE } from "../../shared/layout.ts";
 import { ACCESS_EXECUTE, ACCESS_OK, ACCESS_READ, ACCESS_WRITE } from "../../shared/mmu.ts";
 import { CONTROL_VCPU_DIED, hypercallTrap, setRecord } from "../../shared/trap.ts";
 import { DomId } from "../../shared/units.ts";
 import type { Call } from "./call.ts";
 import { Draw } from "./draw.ts";
+import { anyEntry, type Entry, openEntry, storeEntry } from "./entries.ts";
 import { grantCall, useOfShared } from "./grant-calls.ts";
 import { memoryCall } from "./memory-calls.ts";
 import { controlCall, deviceCall, eventCall, otherCall } from "./other-calls.ts";
 import type { Refusals } from "./refusal.ts";
-import { anyDomid, anyGfn, anyRef, anyWord, ONES, presentDomid, ramOf } from "./values.ts";
+import { anyGfn, anyRef, anyWord, ONES, presentDomid } from "./values.ts";
 import { CONTROL_SLOT, Violation, type World } from "./world.ts";
 
 const KINDS = {
@@ -133,15 +133,13 @@ function ofVcpu(
 /** A granter rewrites an entry of its table, whatever stands there. */
 function writeEntry(world: World, domid: DomId, draw: Draw): string {
   const ref = anyRef(draw);
-  const frame = world.entryFrame(domid, ref);
-  if (frame === undefined) return `no entry ${ref}`;
-  const gfn = anyGfn(world.xen, domid, draw);
-  const flags = draw.once(8) ? draw.u32() : draw.once(4) ? 0 : draw.once(3) ? 5 : 1;
-  const header = (flags & 0xffff) | (anyDomid(world.xen, domid, draw) << 16);
-  world.xen.memory.store(frame, (ref % 512) * 8 + 4, gfn | 0);
-  world.xen.memory.store(frame, (ref % 512) * 8, header);
-  return `domain ${domid} writes entry ${ref}: header 0x${(header >>> 0).toString(16)}, gfn ${gfn}`;
+  const entry = anyEntry(world, domid, draw);
+  if (!storeEntry(world, domid, ref, entry)) return `no entry ${ref}`;
+  return `domain ${domid} writes entry ${ref}: ${textOf(entry)}`;
 }
+
+const textOf = ({ header, frame, second }: Entry): string =>
+  `header 0x${(header >>> 0).toString(16)}, frame ${frame}, 0x${(second >>> 0).toString(16)}`;
 
 /** One domain offers a page to another, which takes it at once. */
 function share(world: World, refusals: Refusals, command: Command, draw: Draw): string {
@@ -151,16 +149,11 @@ function share(world: World, refusals: Refusals, command: Command, draw: Draw): 
   const granter = DomId(presentDomid(xen, draw));
   const slot = draw.oneOf(vcpus);
   const ref = anyRef(draw);
-  const frame = world.entryFrame(granter, ref);
-  if (frame === undefined) return `no entry ${ref}`;
-  const gfn = ramOf(xen, granter).first + draw.below(8);
-  xen.memory.store(frame, (ref % 512) * 8 + 4, gfn);
-  const readonly = draw.once(4) ? GTF_readonly : 0;
-  const header = GTF_permit_access | readonly | (slotDomain(xen, slot) << 16);
-  xen.memory.store(frame, (ref % 512) * 8, header);
+  const entry = openEntry(world, granter, slotDomain(xen, slot), draw);
+  if (!storeEntry(world, granter, ref, entry)) return `no entry ${ref}`;
   const call = useOfShared(world, slotDomain(xen, slot), { granter, ref }, draw);
   const used = request(world, refusals, command, slot, call, draw);
-  return `domain ${granter} grants ${ref} to ${slotDomain(xen, slot)}: gfn ${gfn}; ${used}`;
+  return `domain ${granter} grants ${ref}: ${textOf(entry)}; ${used}`;
 }
 
 /** A vCPU or a device enters an access, stores, and leaves or stays. */

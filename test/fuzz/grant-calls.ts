@@ -3,6 +3,7 @@
 import { activeFrame, grantEntries } from "../../hypervisor/active-entry.ts";
 import { trackDomid, trackFlags, trackRef } from "../../hypervisor/maptrack.ts";
 import { entryFrame, entryType, p2mLookup } from "../../hypervisor/p2m.ts";
+import { profileOf } from "../../hypervisor/profile.ts";
 import { domainField, isPresent } from "../../hypervisor/xen.ts";
 import {
   CACHE_FLUSH_DEV_BUS_ADDR,
@@ -70,7 +71,17 @@ import type { Call } from "./call.ts";
 import type { Draw } from "./draw.ts";
 import { MAP_AREA, SPECIAL_AREA } from "./machine.ts";
 import { Structure } from "./structure.ts";
-import { anyAddress, anyCount, anyDomid, anyGfn, anyRef, anyWord, ONES, ramOf } from "./values.ts";
+import {
+  anyAddress,
+  anyCount,
+  anyDomid,
+  anyGfn,
+  anyRef,
+  anyTarget,
+  anyWord,
+  ONES,
+  ramOf,
+} from "./values.ts";
 import type { World } from "./world.ts";
 
 /** Elements that are written; a batch that claims more reads what lies behind them. */
@@ -103,7 +114,7 @@ const SHAPES: Readonly<Record<number, Shape>> = {
 const UNKNOWN: Shape = { size: 48, status: -1, fill: fillWords };
 
 export function grantCall(world: World, domid: DomId, draw: Draw): Call {
-  const cmd = grantCommand(draw);
+  const cmd = grantCommand(world, draw);
   const shape = SHAPES[cmd] ?? UNKNOWN;
   const single = [GNTTABOP_setup_table, GNTTABOP_query_size, GNTTABOP_get_status_frames].includes(
     cmd,
@@ -129,7 +140,7 @@ export function grantCall(world: World, domid: DomId, draw: Draw): Call {
   };
 }
 
-function grantCommand(draw: Draw): number {
+function grantCommand(world: World, draw: Draw): number {
   switch (draw.below(32)) {
     case 29:
       return draw.below(64);
@@ -141,6 +152,9 @@ function grantCommand(draw: Draw): number {
     case 27:
     case 28:
       return draw.below(16);
+    case 25:
+    case 24:
+      return profileOf(world.xen).maxGrantVersion > 1 ? GNTTABOP_set_version : draw.below(16);
     default:
       return draw.oneOf([
         GNTTABOP_map_grant_ref,
@@ -198,7 +212,7 @@ const mapFlags = (draw: Draw): number =>
 
 function fillMap(world: World, domid: DomId, draw: Draw, at: Structure): void {
   const { xen } = world;
-  const gfn = anyGfn(xen, domid, draw);
+  const gfn = anyTarget(xen, domid, draw);
   at.u64(MAP_HOST_ADDR, gfn === ONES ? ONES : gfn * 4096 + (draw.once(8) ? draw.below(4096) : 0));
   at.u32(MAP_FLAGS, mapFlags(draw)).u32(MAP_REF, anyRef(draw));
   at.u16(MAP_DOM, anyDomid(xen, domid, draw)).u32(20, 0xa5a5a5a5);
@@ -263,7 +277,8 @@ function fillSetup(world: World, domid: DomId, draw: Draw, at: Structure): void 
 }
 
 function fillVersion(_world: World, _domid: DomId, draw: Draw, at: Structure): void {
-  at.u32(SET_VERSION_VERSION, draw.once(8) ? anyWord(draw) : draw.below(4));
+  const known = draw.once(3) ? 1 : 2;
+  at.u32(SET_VERSION_VERSION, draw.once(8) ? anyWord(draw) : known);
 }
 
 function fillStatusFrames(world: World, domid: DomId, draw: Draw, at: Structure): void {

@@ -1,7 +1,7 @@
 /**
  * The machines that the fuzzer drives: small enough to be recounted after every command, and each with everything that
- * a guest can reach. dom0 is privileged and direct-mapped; one guest has a single vCPU, one has two, one starts with a
- * 2 MiB block and one is tiny; a raw device belongs to dom0 and another to a guest.
+ * a guest can reach. dom0 is privileged, and direct-mapped on arm64; one guest has a single vCPU, one has two, one
+ * starts with a 2 MiB block and one is tiny; a raw device belongs to dom0 and another to a guest.
  */
 import { type MachineImage, machineImage } from "../../explore/image.ts";
 import type { DeviceModel, MachineModel } from "../../shared/machine.ts";
@@ -17,8 +17,10 @@ export const REGISTERS = [0x0a00_0000, 0x0a00_1000] as const;
 
 export type Hypervisor = MachineModel["hypervisor"];
 
+/** Kinds of arm64 machines; the kinds of x86 follow them. */
+const ARM64_SHAPES = 8;
 /** Kinds of machine besides the choice of hypervisor; an episode takes the next one in turn. */
-export const SHAPES = 8;
+export const SHAPES = ARM64_SHAPES + 4;
 
 const device = (index: number, owner: string, behindIommu: boolean): DeviceModel => ({
   name: `raw${index}`,
@@ -35,10 +37,12 @@ const device = (index: number, owner: string, behindIommu: boolean): DeviceModel
 
 export function fuzzModel(hypervisor: Hypervisor, shape: number): MachineModel {
   const iommu = shape % 2 === 1;
+  const x86 = shape >= ARM64_SHAPES;
   const domains = [
     testDom0({
       memoryPages: 128,
-      staticMemory: [{ base: 0x4020_0000, size: 128 * 4096 }],
+      directMapped: !x86,
+      staticMemory: x86 ? [] : [{ base: 0x4020_0000, size: 128 * 4096 }],
       iommu,
       maxGrantFrames: 2,
     }),
@@ -66,6 +70,7 @@ export function fuzzModel(hypervisor: Hypervisor, shape: number): MachineModel {
     }),
   ];
   return testModel(domains, {
+    arch: x86 ? "x86" : "arm64",
     banks: [{ base: 0x4000_0000, size: 6 * MIB }],
     iommu: { mode: iommu ? "on" : "off" },
     hypervisor,

@@ -37,7 +37,16 @@ import type { Call } from "./call.ts";
 import type { Draw } from "./draw.ts";
 import { fillWords } from "./grant-calls.ts";
 import { Structure } from "./structure.ts";
-import { anyAddress, anyCount, anyDomid, anyGfn, anyWord, presentDomid, ramOf } from "./values.ts";
+import {
+  anyAddress,
+  anyCount,
+  anyDomid,
+  anyGfn,
+  anyTarget,
+  anyWord,
+  presentDomid,
+  ramOf,
+} from "./values.ts";
 import type { World } from "./world.ts";
 
 type Memory = { readonly gaddr: number; readonly bytes: Uint8Array };
@@ -130,8 +139,8 @@ function structureOf(
     case XENMEM_add_to_physmap: {
       const at = new Structure(ADD_TO_PHYSMAP_SIZE).u16(0, anyDomid(xen, domid, draw));
       at.u16(ADD_TO_PHYSMAP_LENGTH, draw.below(4)).u32(ADD_TO_PHYSMAP_SPACE, anySpace(draw));
-      at.u64(ADD_TO_PHYSMAP_IDX, draw.once(4) ? anyGfn(xen, domid, draw) : draw.below(4));
-      return [at.u64(ADD_TO_PHYSMAP_GPFN, anyGfn(xen, domid, draw)), []];
+      at.u64(ADD_TO_PHYSMAP_IDX, draw.once(4) ? anyGfn(xen, domid, draw) : anyIndex(draw));
+      return [at.u64(ADD_TO_PHYSMAP_GPFN, anyTarget(xen, domid, draw)), []];
     }
     case XENMEM_remove_from_physmap: {
       const at = new Structure(REMOVE_FROM_PHYSMAP_SIZE).u16(0, anyDomid(xen, domid, draw));
@@ -164,6 +173,9 @@ function structureOf(
     }
   }
 }
+
+/** Of a frame of a table: a grant frame, or a status frame. */
+const anyIndex = (draw: Draw): number => draw.below(4) + (draw.once(3) ? 0x8000_0000 : 0);
 
 const anySpace = (draw: Draw): number => (draw.once(10) ? anyWord(draw) : draw.below(6));
 
@@ -201,7 +213,7 @@ function ramList(world: World, domid: DomId, other: DomId, draw: Draw, count: nu
 function listOf(world: World, domid: DomId, draw: Draw, count: number): Memory {
   const entries = Math.max(1, Math.min(LISTED_MAX, count));
   const list = new Structure(entries * 8);
-  for (let i = 0; i < entries; i++) list.u64(i * 8, anyGfn(world.xen, domid, draw));
+  for (let i = 0; i < entries; i++) list.u64(i * 8, anyTarget(world.xen, domid, draw));
   return { gaddr: anyAddress(world.xen, domid, draw, 8), bytes: list.bytes };
 }
 

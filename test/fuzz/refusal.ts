@@ -10,10 +10,12 @@
  *   rows of domains that do not exist, of free handles and of active entries without a pin: nobody reads them
  *   all but the state of a free port: it gets its defaults when it is looked for
  *   reading and writing bits that a guest had set itself: the hypervisor may take them back
+ *   slots and events, when the refusal was the crash of its domain, as Xen answers an entry over a special one
  */
 
 import { ECS_FREE } from "../../hypervisor/event-ports.ts";
 import { isXenHeap } from "../../hypervisor/frame-table.ts";
+import { statusFramesFor } from "../../hypervisor/grant-v2.ts";
 import { scanP2m } from "../../hypervisor/p2m-scan.ts";
 import { domainField, type Xen } from "../../hypervisor/xen.ts";
 import { GTF_reading, GTF_writing } from "../../shared/abi/grant.ts";
@@ -30,6 +32,7 @@ import {
   EVTCHN_FIFO_ARRAY_PAGES,
   EVTCHN_FIFO_QUEUES,
   GRANT_ENTRIES_PER_FRAME,
+  GRANT_STATUS_PER_FRAME,
   MAPTRACK_PER_FRAME,
   NOT_PRESENT,
   PAGE_SIZE,
@@ -70,6 +73,9 @@ const STATE_OF_LINE: readonly number[] = [
   LINE.INTERRUPTS,
   LINE.HELD,
 ];
+/** What a crash changes: the slots of the domain, its reason, the toolstack's event and the pages it is told in. */
+const CRASH_TABLES: ReadonlySet<string> = new Set(["lines", "portState"]);
+
 const IGNORED_OF_DOMAIN: ReadonlySet<number> = new Set([
   DOM.XENHEAP_PAGES,
   DOM.PAGE_LIST,
@@ -129,6 +135,12 @@ interface SharedPage {
   readonly content: Int32Array;
 }
 
+/** What a page of a grant table holds, and the row of the first active entry that it speaks of. */
+interface Entries {
+  readonly isStatus: boolean;
+  readonly firstRow: number;
+}
+
 /** Takes copies of one machine's state and compares them with what is there later. */
 export class Refusals {
   readonly #world: World;
@@ -159,21 +171,37 @@ export class Refusals {
     const found: string[] = [];
     const words = xen.words;
     const before = this.#before;
+    const crashed = this.#crashed();
     for (let i = 0; i < words.length && found.length < 4; i++) {
       if (words[i] === before[i] || this.#ignored[i] === 1) continue;
-      const what = this.#name(i);
+      const what = this.#name(i, crashed);
       if (what !== undefined) found.push(`${what} was ${before[i]} and is ${words[i]}`);
     }
     if (translationsOf(this.#world) !== this.#translations)
       found.push("a P2M translates otherwise");
+    const infos = crashed ? this.#sharedInfos() : undefined;
     for (const { frame, content } of this.#pages) {
-      if (!written.has(frame)) found.push(...this.#changedWords(frame, content));
+      if (!written.has(frame) && infos?.has(frame) !== true)
+        found.push(...this.#changedWords(frame, content));
     }
     return found;
   }
 
+  /** Whether a domain has crashed since. */
+  #crashed(): boolean {
+    return this.#world.domains().some((domid) => {
+      const was = this.#was("domains", domid * DOMAIN_WORDS + DOM.SHUTDOWN);
+      return was === 0 && domainField(this.#world.xen, domid, DOM.SHUTDOWN) !== 0;
+    });
+  }
+
+  #sharedInfos(): ReadonlySet<number> {
+    const { xen } = this.#world;
+    return new Set(this.#world.domains().map((id) => domainField(xen, id, DOM.SHARED_INFO)));
+  }
+
   /** Names a word that changed; undefined: it may. */
-  #name(word: number): string | undefined {
+  #name(word: number, crashed: boolean): string | undefined {
     const { xen } = this.#world;
     const { limits } = xen.model;
     let table = this.#tables[0];
@@ -181,6 +209,8 @@ export class Refusals {
     if (table === undefined) return undefined;
     const at = word - table.base;
     const text = `${table.name}[${at}]`;
+    if (crashed && CRASH_TABLES.has(table.name)) return undefined;
+    if (crashed && table.name === "domains" && at % DOMAIN_WORDS === DOM.SHUTDOWN) return undefined;
     const refs = limits.grantFrames * GRANT_ENTRIES_PER_FRAME;
     const handles = limits.maptrackFrames * MAPTRACK_PER_FRAME;
     switch (table.name) {
@@ -207,6 +237,7 @@ export class Refusals {
       case "trackFlags":
         return this.#ofDomain(at, handles, text);
       case "grantFrame":
+      case "statusFrame":
         return undefined;
       case "fifoArray":
         return this.#ofDomain(at, EVTCHN_FIFO_ARRAY_PAGES, text);
@@ -227,35 +258,57 @@ export class Refusals {
     return this.#was("domains", row + DOM.STATE) === DOMAIN_FREE ? undefined : text;
   }
 
-  /** Words of a page of Xen that changed. Status bits of a pinned entry may: a guest had rewritten what they were. */
+  /** Words of a page of Xen that changed, but for status bits that may. */
   #changedWords(frame: FrameIndex, before: Int32Array): readonly string[] {
     const { xen } = this.#world;
     const found: string[] = [];
-    const first = this.#firstEntry(frame);
+    const entries = this.#entriesOf(frame);
     for (let i = 0; i < before.length && found.length < 2; i++) {
       const was = before[i] ?? 0;
       const is = xen.memory.peek(frame, i * 4);
-      if (is === was || is === (was & ~(was & STATUS_BITS & ~is))) continue;
-      const pinned = first >= 0 && i % 2 === 0 && this.#was("actPin", first + i / 2) !== 0;
-      if (pinned && (is & ~STATUS_BITS) === (was & ~STATUS_BITS)) continue;
+      if (is === was) continue;
+      if (entries !== undefined && this.#isStatusChange(entries, i, was, is)) continue;
       found.push(`word ${i} of Xen's page ${frame} was 0x${hex(was)} and is 0x${hex(is)}`);
     }
     return found;
   }
 
-  /** Row of the active entry of the first entry in a grant frame; -1: it is none. */
-  #firstEntry(frame: FrameIndex): number {
-    const { grantFrames } = this.#world.xen.model.limits;
+  /**
+   * Status bits that were set may be cleared, whoever set them; those of a pinned entry may be set too, because a guest
+   * had rewritten what they were. Nothing else of an entry changes.
+   */
+  #isStatusChange(entries: Entries, cell: number, was: number, is: number): boolean {
+    for (let half = 0; half < 2; half++) {
+      const [before, now] = [(was >>> (half * 16)) & 0xffff, (is >>> (half * 16)) & 0xffff];
+      if (now === before) continue;
+      const ref = entries.isStatus ? cell * 2 + half : cell / 2;
+      // The upper half of a version 1 header is the grantee, and every second cell is a frame.
+      if (!entries.isStatus && (half === 1 || cell % 2 !== 0)) return false;
+      if ((now & ~STATUS_BITS) !== (before & ~STATUS_BITS)) return false;
+      const isSet = (now & ~before) !== 0;
+      if (isSet && this.#was("actPin", entries.firstRow + ref) === 0) return false;
+    }
+    return true;
+  }
+
+  /** What a page of a grant table holds that Xen writes: headers of version 1, or status words. */
+  #entriesOf(frame: FrameIndex): Entries | undefined {
+    const { xen } = this.#world;
+    const { grantFrames } = xen.model.limits;
     for (const domid of this.#world.domains()) {
-      const row = domid * grantFrames;
-      for (let n = 0; n < grantFrames; n++) {
-        if (this.#was("grantFrame", row + n) !== frame) continue;
-        if (n < this.#was("domains", domid * DOMAIN_WORDS + DOM.GRANT_FRAMES)) {
-          return (row + n) * GRANT_ENTRIES_PER_FRAME;
-        }
+      const of = (column: number): number => this.#was("domains", domid * DOMAIN_WORDS + column);
+      const firstRow = domid * grantFrames * GRANT_ENTRIES_PER_FRAME;
+      const isVersion2 = of(DOM.GRANT_VERSION) === 2;
+      const [table, perFrame, count] = isVersion2
+        ? (["statusFrame", GRANT_STATUS_PER_FRAME, statusFramesFor(of(DOM.GRANT_FRAMES))] as const)
+        : (["grantFrame", GRANT_ENTRIES_PER_FRAME, of(DOM.GRANT_FRAMES)] as const);
+      const rows = isVersion2 ? statusFramesFor(grantFrames) : grantFrames;
+      for (let n = 0; n < count; n++) {
+        if (this.#was(table, domid * rows + n) !== frame) continue;
+        return { isStatus: isVersion2, firstRow: firstRow + n * perFrame };
       }
     }
-    return -1;
+    return undefined;
   }
 
   #was(name: string, at: number): number {

@@ -1,4 +1,6 @@
 /** Values that an adversary tries: what is there, its neighbours, what others have, and what cannot be. */
+import { entryType, P2M_NOTHING, p2mLookup } from "../../hypervisor/p2m.ts";
+import { profileOf } from "../../hypervisor/profile.ts";
 import { domainField, isPresent, type Xen } from "../../hypervisor/xen.ts";
 import {
   DOMID_IDLE,
@@ -9,6 +11,7 @@ import {
 } from "../../shared/abi/xen.ts";
 import { CDF_directmap, DOM } from "../../shared/layout.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
+import { isRam } from "../../shared/pte.ts";
 import type { DomId } from "../../shared/units.ts";
 import type { Draw } from "./draw.ts";
 import { MAP_AREA, REGISTERS, SPECIAL_AREA } from "./machine.ts";
@@ -108,6 +111,26 @@ export function anyGfn(xen: Xen, domid: DomId, draw: Draw): number {
     default:
       return farGfn(draw);
   }
+}
+
+/**
+ * A gfn to enter something at. Where that crashes the domain, because a special entry stands there, another one is
+ * mostly taken: or everybody would be gone after a few commands.
+ */
+export function anyTarget(xen: Xen, domid: DomId, draw: Draw): number {
+  const gfn = anyGfn(xen, domid, draw);
+  if (!profileOf(xen).specialEntriesStand || draw.once(12)) return gfn;
+  const stands = (place: number): boolean => {
+    const entry = p2mLookup(xen, domid, place);
+    return entry !== P2M_NOTHING && !isRam(entryType(entry));
+  };
+  if (!(gfn >= 0 && gfn < 2 ** 28) || !stands(gfn)) return gfn;
+  const first = draw.below(4 * HOT_PAGES);
+  for (let i = 0; i < 4 * HOT_PAGES; i++) {
+    const place = MAP_AREA + ((first + i) % (4 * HOT_PAGES));
+    if (!stands(place)) return place;
+  }
+  return gfn;
 }
 
 function farGfn(draw: Draw): number {

@@ -6,17 +6,16 @@
  */
 
 import { type MachineImage, restoreImage } from "../../explore/image.ts";
-import { grantFrame } from "../../hypervisor/active-entry.ts";
 import { audit } from "../../hypervisor/audit.ts";
 import { KNOWN_FINDING } from "../../hypervisor/audit-walkers.ts";
 import { guestFrame } from "../../hypervisor/guest-access.ts";
 import { hasWork, step } from "../../hypervisor/main.ts";
-import { domainField, isPresent, lineField, type Xen } from "../../hypervisor/xen.ts";
+import { isPresent, lineField, type Xen } from "../../hypervisor/xen.ts";
 import { Channel } from "../../shared/channel.ts";
-import { DOM, LINE, POLL_NONE, SLOT_DEAD, SLOT_KIND_VCPU, SLOT_LIVE } from "../../shared/layout.ts";
+import { LINE, POLL_NONE, SLOT_DEAD, SLOT_KIND_VCPU, SLOT_LIVE } from "../../shared/layout.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
 import { ACCESS_OK, leaveForDead, Mmu } from "../../shared/mmu.ts";
-import { DomId, type FrameIndex } from "../../shared/units.ts";
+import { DomId } from "../../shared/units.ts";
 
 export const CONTROL_SLOT = 0;
 /** Words of guest memory that a handler may look at between two gaps; a batch of 32 copies needs the most. */
@@ -191,12 +190,5 @@ export class World {
       done += part;
     }
     return into;
-  }
-
-  /** Frame of a domain's grant table that holds entry `ref`, if it has that many. */
-  entryFrame(domid: DomId, ref: number): FrameIndex | undefined {
-    const n = Math.floor(ref / 512);
-    if (n >= domainField(this.xen, domid, DOM.GRANT_FRAMES)) return undefined;
-    return grantFrame(this.xen, domid, n);
   }
 }

@@ -12,7 +12,11 @@ import {
   GTF_permit_access,
   MAP_SIZE,
 } from "../../shared/abi/grant.ts";
-import { XENMAPSPACE_grant_table, XENMEM_decrease_reservation } from "../../shared/abi/memory.ts";
+import {
+  XENMAPSPACE_grant_table,
+  XENMAPSPACE_shared_info,
+  XENMEM_decrease_reservation,
+} from "../../shared/abi/memory.ts";
 import { HYPERVISOR_grant_table_op } from "../../shared/abi/xen.ts";
 import { ACCESS_OK, ACCESS_READ, Mmu } from "../../shared/mmu.ts";
 import { EFAULT, GNTST_general_error, GNTST_okay } from "../../shared/status.ts";
@@ -139,5 +143,20 @@ test("a device on a bare bus may end the access in which its owner's death found
   bus.close();
   while (step(xen));
   expect(xen.channels[0]?.idle).toBe(true);
+  expect(audit(xen)).toEqual([]);
+});
+
+test("a page of Xen that its x86 owner grants to itself is nowhere else, and may be placed anew", () => {
+  const { machine, mapper } = trio({ arch: "x86" });
+  const { xen } = machine;
+  const first = HOLE + 4;
+  const place = { space: XENMAPSPACE_shared_info, idx: 0 };
+  expect(addToPhysmap(machine, mapper, { ...place, gfn: first })).toBe(0);
+  setEntry(machine, mapper, REF, GTF_permit_access, mapper.domid, first);
+  const op = { gfn: HOLE, flags: GNTMAP_host_map, ref: REF, dom: mapper.domid };
+  expect(mapOne(machine, mapper, op).status).toBe(GNTST_okay);
+  expect(probe(mapper, first, ACCESS_READ)).not.toBe(ACCESS_OK);
+  expect(audit(xen)).toEqual([]);
+  expect(addToPhysmap(machine, mapper, { ...place, gfn: first })).toBe(0);
   expect(audit(xen)).toEqual([]);
 });
