@@ -7,11 +7,12 @@
  * Behaviour: Arm SMMU architecture, translation and permission faults that terminate a transaction.
  */
 import { item } from "../shared/assert.ts";
+import { iommuSettings } from "../shared/iommu-settings.ts";
 import type { Layout } from "../shared/layout.ts";
 import { NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import type { DeviceModel } from "../shared/machine.ts";
 import type { MachineMemory, Words } from "../shared/mem.ts";
-import { ACCESS_OK, ACCESS_WRITE, FAULT_ADDRESS, Mmu } from "../shared/mmu.ts";
+import { ACCESS_OK, ACCESS_WRITE, FAULT_ADDRESS, FAULT_OFF, Mmu } from "../shared/mmu.ts";
 import { TRACE_DMA, trace } from "../shared/trace.ts";
 import {
   DEVICE_FAULT,
@@ -61,7 +62,7 @@ export function createDevice(options: DeviceOptions): Device {
     model: item(layout.model.devices, index),
     registers: FrameIndex(layout.ramFrames + index),
     points,
-    mmu: new Mmu(words, memory, layout, slot),
+    mmu: new Mmu(words, memory, layout, slot, iommuSettings(layout.model).iotlb.entries),
     call: hypercallTrap(),
   };
 }
@@ -123,8 +124,9 @@ function* writeBurst(
 const pageOf = (address: number): number =>
   Math.floor(Math.min(address, Number.MAX_SAFE_INTEGER) / PAGE_SIZE);
 
-/** Tells the hypervisor of an aborted write; returns `code`. */
+/** Tells the hypervisor of an aborted write; returns `code`. One that never left the device is nobody's business. */
 function* fault(device: Device, dfn: number, code: number): Program<number> {
+  if (code === FAULT_OFF) return code;
   setRecord(device.call.record, DEVICE_FAULT, [dfn, 1, code]);
   yield device.call;
   return code;

@@ -6,7 +6,8 @@
  * Ours; the counting rules are those of hypervisor spec 4.9 and 7.2.
  */
 import { GNTMAP_host_map, GNTMAP_readonly } from "../shared/abi/grant.ts";
-import { DOM, HOLD_UNMAP } from "../shared/layout.ts";
+import { HOLD_UNMAP } from "../shared/hold-layout.ts";
+import { DOM } from "../shared/layout.ts";
 import { isForeign } from "../shared/pte.ts";
 import { DomId } from "../shared/units.ts";
 import { activeFrame, GNTPIN_hstr_inc, GNTPIN_hstw_inc, grantEntries } from "./active-entry.ts";

@@ -27,6 +27,7 @@ import {
   xenHeapGfn,
 } from "./frame-table.ts";
 import { statusFrames } from "./grant-v2.ts";
+import { hasOwnTable, iommuPageCount } from "./iommu-table.ts";
 import { profileOf } from "./profile.ts";
 import { domainField, isDying, isPresent, type Xen } from "./xen.ts";
 import { xenHeapFirst } from "./xen-heap.ts";
@@ -142,9 +143,11 @@ export function xenHeap(xen: Xen, census: Census): string[] {
   const used = census.domains.reduce((sum, domid) => {
     const field = (column: number): number => domainField(xen, domid, column);
     const root = field(DOM.P2M_ROOT) === NOT_PRESENT ? 0 : roots;
+    const second = hasOwnTable(xen, domid) ? roots + iommuPageCount(xen, domid) : 0;
     const info = field(DOM.SHARED_INFO) === NOT_PRESENT ? 0 : 1;
     const tables = field(DOM.P2M_PAGE_COUNT) + field(DOM.P2M_POOL_FREE);
-    return sum + root + info + tables + field(DOM.GRANT_FRAMES) + statusFrames(xen, domid);
+    const grants = field(DOM.GRANT_FRAMES) + statusFrames(xen, domid);
+    return sum + root + second + info + tables + grants;
   }, 0);
   const free = at(xen.words, MACHINE.XEN_HEAP_FREE);
   const all = xen.model.limits.xenHeapPages;

@@ -29,6 +29,7 @@ import type { DomId } from "../shared/units.ts";
 import type { Census, Leaf } from "./audit-census.ts";
 import { isFifo } from "./event-fifo-array.ts";
 import { frameOwner, isFree, isRamFrame, isReserved, isXenHeap } from "./frame-table.ts";
+import { contextRoot } from "./iommu-table.ts";
 import {
   domainField,
   hasFlag,
@@ -234,7 +235,9 @@ function walkerOf(xen: Xen, slot: number, domid: DomId, kind: number): string[] 
     return [`slot ${slot} belongs to domain ${domid}, which does not exist`];
   const findings: string[] = [];
   const walks = lineField(xen, slot, LINE.MODE) === WALK_TABLE;
-  if (walks && lineField(xen, slot, LINE.ROOT) !== domainField(xen, domid, DOM.P2M_ROOT)) {
+  const root =
+    kind === SLOT_KIND_DEVICE ? contextRoot(xen, domid) : domainField(xen, domid, DOM.P2M_ROOT);
+  if (walks && lineField(xen, slot, LINE.ROOT) !== root) {
     findings.push(`slot ${slot} walks a table that is not that of domain ${domid}`);
   }
   const number = lineField(xen, slot, LINE.NUMBER);

@@ -29,6 +29,7 @@ import {
   pins,
   statusBits,
 } from "./audit-grants.ts";
+import { ownTables } from "./audit-iommu.ts";
 import {
   deadDomains,
   directMap,
@@ -59,6 +60,7 @@ const INVARIANTS: Readonly<Record<string, Invariant>> = {
   grantFrames,
   handleLists,
   identityEntries,
+  ownTables,
   p2mEntries,
   directMap,
   translations,

@@ -58,6 +58,7 @@ import {
 } from "./frame-table.ts";
 import { initGrantTable } from "./grant-table.ts";
 import { attachDevices } from "./iommu-devices.ts";
+import { initIommuTable, resetIommuDomain } from "./iommu-table.ts";
 import { initMaptrack } from "./maptrack.ts";
 import { claimsAllow } from "./memory-claim.ts";
 import { entryFrame, fillP2mPool, initP2m, p2mLookup, p2mSet } from "./p2m.ts";
@@ -153,6 +154,7 @@ function initRow(xen: Xen, domid: DomId, modelIndex: number, model: DomainModel)
   set(DOM.VCPUS, model.vcpus);
   for (let vcpu = 0; vcpu < VCPUS_MAX; vcpu++) set(DOM.SLOT + vcpu, NOT_PRESENT);
   set(DOM.IDENTITY, identityRow(xen, modelIndex));
+  resetIommuDomain(xen, domid);
   set(DOM.STATE, DOMAIN_PRESENT);
 }
 
@@ -174,6 +176,7 @@ function furnish(xen: Xen, domid: DomId, modelIndex: number, model: DomainModel)
   const slots = freeSlots(xen, model.vcpus);
   if (slots === undefined) return -ENOMEM;
   if (initP2m(xen, domid) !== 0) return -ENOMEM;
+  if (model.iommu && initIommuTable(xen, domid) !== 0) return -ENOMEM;
   if (fillP2mPool(xen, domid, model.p2mPoolPages) < model.p2mPoolPages) return -ENOMEM;
   const info = allocXenPage(xen);
   if (info === NOT_PRESENT) return -ENOMEM;

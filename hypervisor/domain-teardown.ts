@@ -35,6 +35,7 @@ import { statusFrame, statusFrames } from "./grant-v2.ts";
 import { releaseHolds } from "./hold-list.ts";
 import { identityForget, needIommuMapping } from "./iommu.ts";
 import { detachDevices } from "./iommu-devices.ts";
+import { freeIommuRoot, freeIommuTables } from "./iommu-table.ts";
 import { setTrackFlags, trackDomid, trackFlags, trackRef } from "./maptrack.ts";
 import { clearP2mRoot, drainP2mPool, freeP2mRoot, freeP2mTables, p2mClear } from "./p2m.ts";
 import { scanP2m } from "./p2m-scan.ts";
@@ -66,6 +67,7 @@ export function* tearDown(xen: Xen, slot: number, domid: DomId): Stage {
   yield* relinquishPages(xen, domid, DOM.PAGE_LIST);
   yield* relinquishMappings(xen, domid);
   clearP2mRoot(xen, domid);
+  while (!freeIommuTables(xen, domid, TEARDOWN_GAP)) yield GAP_PREEMPT;
   // The root needs no flush here: no walker has been able to start from it since the first stage.
   while (!freeP2mTables(xen, domid, TEARDOWN_GAP)) yield GAP_PREEMPT;
 }
@@ -194,6 +196,7 @@ export function freeDomain(xen: Xen, domid: DomId): void {
   if (info !== NOT_PRESENT) freeXenPage(xen, info);
   // A pool that was filled again after the tables had gone.
   while (drainP2mPool(xen, domid));
+  freeIommuRoot(xen, domid);
   if (domainField(xen, domid, DOM.P2M_ROOT) !== NOT_PRESENT) freeP2mRoot(xen, domid);
   setDomainField(xen, domid, DOM.STATE, DOMAIN_FREE);
 }

@@ -56,7 +56,7 @@ import { getPage, putPage } from "./frame-table.ts";
 import { copyArgs, copyToGuest } from "./guest-access.ts";
 import { holdPage, releaseHolds } from "./hold-list.ts";
 import { isPagedOut } from "./inject.ts";
-import { identityMap, needIommuMapping } from "./iommu.ts";
+import { identityMap, identityPrepare, needIommuMapping } from "./iommu.ts";
 import { getHandle, publishHandle, putHandle } from "./maptrack.ts";
 import {
   entryFrame,
@@ -212,7 +212,7 @@ function entryPathReady(
   if (p2mPrepare(xen, caller.domid, gfn) !== 0) return false;
   if (insertionCrashes(xen, caller.slot, caller.domid, gfn)) return false;
   if (caller.domid === granter || !needIommuMapping(xen, caller.domid)) return true;
-  return p2mPrepare(xen, caller.domid, mfnAt(xen.layout, frame)) === 0;
+  return identityPrepare(xen, caller.domid, frame) === 0;
 }
 
 /** Enters everything; returns whether a former translation must be flushed. What it held is on the hold list. */

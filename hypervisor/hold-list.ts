@@ -13,8 +13,8 @@ import {
   HOLD_ROWS,
   HOLD_UNMAP,
   HOLD_WORDS,
-  LINE,
-} from "../shared/layout.ts";
+} from "../shared/hold-layout.ts";
+import { LINE } from "../shared/layout.ts";
 import type { DomId } from "../shared/units.ts";
 import { releasePin } from "./active-entry.ts";
 import { putPage } from "./frame-table.ts";

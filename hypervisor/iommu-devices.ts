@@ -33,6 +33,7 @@ import { p2m_mmio_direct_c, p2m_mmio_direct_dev } from "../shared/pte.ts";
 import { hypervisorRing, TRACE_IOMMU_FAULT, trace } from "../shared/trace.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
 import { startFlushOf } from "./flush.ts";
+import { contextRoot } from "./iommu-table.ts";
 import { p2mSet } from "./p2m.ts";
 import {
   domainField,
@@ -82,7 +83,7 @@ export function attachDevices(xen: Xen, domid: DomId, name: string): number {
       hasFlag(xen, domid, CDF_hardware) ? p2m_mmio_direct_c : p2m_mmio_direct_dev,
     );
     if (entered < 0) return entered;
-    setLineField(xen, slot, LINE.ROOT, domainField(xen, domid, DOM.P2M_ROOT));
+    setLineField(xen, slot, LINE.ROOT, contextRoot(xen, domid));
     setLineField(xen, slot, LINE.DOMAIN, domid);
     setLineField(xen, slot, LINE.MODE, contextOf(xen, domid, device));
     // The device drops what it has cached of a former context at its next access.

@@ -38,11 +38,15 @@ import { unpauseDomain } from "./domctl.ts";
 import { flushDone } from "./flush.ts";
 import { refusalOf } from "./inject.ts";
 import { initDevices } from "./iommu-devices.ts";
+import { resetIommuDomain, takeFailed } from "./iommu-table.ts";
+import { crashDomain } from "./p2m-insert.ts";
 import { isPollOver, pollDeadline } from "./sched-op.ts";
 import {
   CONTROL_DOMAIN,
   GAP_FLUSH,
   GAP_POLL,
+  isDying,
+  isPresent,
   lineField,
   type Preemptible,
   setDomainField,
@@ -74,6 +78,7 @@ function initDomainTable(xen: Xen): void {
   for (let domid = 0; domid < domains; domid++) {
     setDomainField(xen, domid, DOM.PAGE_LIST, NOT_PRESENT);
     setDomainField(xen, domid, DOM.XENPAGE_LIST, NOT_PRESENT);
+    resetIommuDomain(xen, domid);
   }
   // The first id handed out is 0.
   xen.words[MACHINE.DOMID_ROVER] = -1;
@@ -101,6 +106,9 @@ export function step(xen: Xen): boolean {
   if (slot === NOT_PRESENT) return false;
   xen.work.cursor = slot + 1 < xen.work.bits.length * 32 ? slot + 1 : 0;
   serve(xen, slot);
+  for (const domid of takeFailed(xen)) {
+    if (isPresent(xen, domid) && !isDying(xen, domid)) crashDomain(xen, NOT_PRESENT, domid);
+  }
   reapDomains(xen);
   return true;
 }

@@ -22,15 +22,8 @@ import {
   XENMEMF_vnode,
 } from "../shared/abi/memory.ts";
 import { item } from "../shared/assert.ts";
-import {
-  CDF_directmap,
-  CDF_hardware,
-  DOM,
-  HOLD_ROWS,
-  indexOf,
-  LINE,
-  mfnAt,
-} from "../shared/layout.ts";
+import { HOLD_ROWS } from "../shared/hold-layout.ts";
+import { CDF_directmap, CDF_hardware, DOM, indexOf, LINE, mfnAt } from "../shared/layout.ts";
 import {
   BATCH_GAP,
   EXTENT_ORDER_DOMU,

@@ -9,6 +9,7 @@ import { P2M_LEVEL_LEAF, TABLE_ENTRIES } from "../shared/limits.ts";
 import { rootLevel, rootPages } from "../shared/mmu.ts";
 import { isTable, levelFrames, pteMfn, pteType } from "../shared/pte.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
+import { contextRoot, hasOwnTable } from "./iommu-table.ts";
 import { domainField, type Xen } from "./xen.ts";
 
 /** Shown each entry in use: first gfn, first frame index, p2m type, and the order (0, 9 or 18). */
@@ -34,11 +35,24 @@ export function scanP2m(
   visit: EntryVisitor,
   table: (frame: number) => void = ignore,
 ): void {
-  const scan: Scan = { xen, from, visit, table };
-  const root = domainField(xen, domid, DOM.P2M_ROOT);
-  const level = rootLevel(xen.layout);
+  scanRoot({ xen, from, visit, table }, domainField(xen, domid, DOM.P2M_ROOT));
+}
+
+/** The same for the table that a domain's devices walk, when it is one of its own. */
+export function scanIommuTable(
+  xen: Xen,
+  domid: DomId,
+  visit: EntryVisitor,
+  table: (frame: number) => void = ignore,
+): void {
+  if (hasOwnTable(xen, domid)) scanRoot({ xen, from: 0, visit, table }, contextRoot(xen, domid));
+}
+
+function scanRoot(scan: Scan, root: number): void {
+  const { layout } = scan.xen;
+  const level = rootLevel(layout);
   const span = TABLE_ENTRIES * levelFrames(level);
-  for (let page = 0; page < rootPages(xen.layout); page++) {
+  for (let page = 0; page < rootPages(layout); page++) {
     if (!scanTable(scan, root + page, level, page * span)) return;
   }
 }

@@ -8,9 +8,8 @@
  * Behaviour: xen/arch/arm/mmu/p2m.c, __p2m_set_entry(), p2m_get_entry(). See docs/FIDELITY.md, P2M.
  */
 import { assert, at } from "../shared/assert.ts";
-import { CDF_hardware, DOM, domainOf, indexOf, mfnAt } from "../shared/layout.ts";
+import { CDF_hardware, DOM, indexOf, mfnAt } from "../shared/layout.ts";
 import { NOT_PRESENT, P2M_LEVEL_LEAF, TABLE_ENTRIES } from "../shared/limits.ts";
-import { add } from "../shared/mem.ts";
 import { rootGfnEnd, rootLevel, rootPages } from "../shared/mmu.ts";
 import {
   isAnyRam,
@@ -34,6 +33,8 @@ import { hypervisorRing, TRACE_P2M_CLEAR, TRACE_P2M_SET, trace } from "../shared
 import { type DomId, FrameIndex, type Gfn } from "../shared/units.ts";
 import { frameOwner, isRamFrame, isXenHeap, setXenHeapGfn } from "./frame-table.ts";
 import { allocationFails } from "./inject.ts";
+import { iommuFollow, iommuPrepare } from "./iommu-table.ts";
+import { entryHigh, entryWord, writeEntry } from "./page-table.ts";
 import {
   addDomainField,
   domainField,
@@ -54,34 +55,6 @@ export const P2M_NOTHING: P2mEntry = 0;
 export const entryType = (entry: P2mEntry): number => entry & 15;
 export const entryFrame = (entry: P2mEntry): FrameIndex => FrameIndex(entry >>> 4);
 const entryOf = (frame: number, type: number): P2mEntry => frame * 16 + type;
-
-const word = (xen: Xen, table: number, slot: number): number =>
-  xen.memory.peek(FrameIndex(table), slot * 8);
-const high = (xen: Xen, table: number, slot: number): number =>
-  xen.memory.peek(FrameIndex(table), slot * 8 + 4);
-
-/** Writes an entry so that no walker sees halves of two: invalid first, then word 1, then word 0. */
-function writeEntry(
-  xen: Xen,
-  domid: number,
-  table: number,
-  slot: number,
-  low: number,
-  up: number,
-): void {
-  const frame = FrameIndex(table);
-  if (xen.memory.peek(frame, slot * 8) === 0) {
-    xen.memory.poke(frame, slot * 8 + 4, up);
-    xen.memory.store(frame, slot * 8, low);
-    return;
-  }
-  const sequence = domainOf(xen.layout, domid) + DOM.P2M_SEQUENCE;
-  add(xen.words, sequence, 1);
-  xen.memory.store(frame, slot * 8, 0);
-  xen.memory.store(frame, slot * 8 + 4, up);
-  xen.memory.store(frame, slot * 8, low);
-  add(xen.words, sequence, 1);
-}
 
 /** Creates the empty root of a new domain; -ENOMEM when the Xen heap is exhausted. */
 export function initP2m(xen: Xen, domid: DomId): number {
@@ -179,8 +152,8 @@ export function walkSteps(xen: Xen, domid: DomId, gfn: number): readonly WalkSte
     domainField(xen, domid, DOM.P2M_ROOT) + Math.floor(gfn / (TABLE_ENTRIES * levelFrames(level)));
   for (; ; level++) {
     const slot = Math.floor(gfn / levelFrames(level)) % TABLE_ENTRIES;
-    const low = word(xen, table, slot);
-    const up = high(xen, table, slot);
+    const low = entryWord(xen, table, slot);
+    const up = entryHigh(xen, table, slot);
     steps.push({ level, table: FrameIndex(table), slot, word: low, high: up });
     if (low === 0 || !isTable(low, level)) return steps;
     table = indexOf(xen.layout, xen.words, pteMfn(low, up));
@@ -195,9 +168,9 @@ export function p2mLookup(xen: Xen, domid: DomId, gfn: number): P2mEntry {
   let table = domainField(xen, domid, DOM.P2M_ROOT) + rootPageOf(upper, level);
   for (; ; level++) {
     const slot = levelSlot(gfn, upper, level);
-    const low = word(xen, table, slot);
+    const low = entryWord(xen, table, slot);
     if (low === 0) return P2M_NOTHING;
-    const up = high(xen, table, slot);
+    const up = entryHigh(xen, table, slot);
     if (!isTable(low, level)) {
       const mfn = pteMfn(low, up) + offsetInLevel(gfn, level);
       const frame = indexOf(xen.layout, xen.words, mfn);
@@ -211,8 +184,8 @@ export function p2mLookup(xen: Xen, domid: DomId, gfn: number): P2mEntry {
 function splitBlock(xen: Xen, domid: DomId, table: number, slot: number, level: number): boolean {
   const below = allocTable(xen, domid);
   if (below === NOT_PRESENT) return false;
-  const up = high(xen, table, slot);
-  const first = pteMfn(word(xen, table, slot), up);
+  const up = entryHigh(xen, table, slot);
+  const first = pteMfn(entryWord(xen, table, slot), up);
   const span = levelFrames(level + 1);
   for (let i = 0; i < TABLE_ENTRIES; i++) {
     const mfn = first + i * span;
@@ -232,7 +205,7 @@ function reach(xen: Xen, domid: DomId, gfn: number, level: number, create: boole
   let table = domainField(xen, domid, DOM.P2M_ROOT) + rootPageOf(upper, here);
   for (; ; here++) {
     const slot = levelSlot(gfn, upper, here);
-    const low = word(xen, table, slot);
+    const low = entryWord(xen, table, slot);
     if (here === level) return table * TABLE_ENTRIES + slot;
     if (low === 0) {
       if (!create) return -ENOENT;
@@ -243,8 +216,8 @@ function reach(xen: Xen, domid: DomId, gfn: number, level: number, create: boole
     } else if (!isTable(low, here) && !splitBlock(xen, domid, table, slot, here)) {
       return -ENOMEM;
     }
-    const link = word(xen, table, slot);
-    table = indexOf(xen.layout, xen.words, pteMfn(link, high(xen, table, slot)));
+    const link = entryWord(xen, table, slot);
+    table = indexOf(xen.layout, xen.words, pteMfn(link, entryHigh(xen, table, slot)));
   }
 }
 
@@ -270,13 +243,16 @@ export function p2mSet(
   if (gfn + 2 ** order > rootGfnEnd(xen.layout)) return -EINVAL;
   const place = reach(xen, domid, gfn, levelOf(order), true);
   if (place < 0) return place;
+  const shown = iommuPrepare(xen, domid, gfn, 2 ** order);
+  if (shown !== 0) return shown;
   const table = Math.floor(place / TABLE_ENTRIES);
   const slot = place % TABLE_ENTRIES;
-  const low = word(xen, table, slot);
+  const low = entryWord(xen, table, slot);
   assert(low === 0 || !isTable(low, levelOf(order)), "a block is entered where no table stands");
   const former = low === 0 ? P2M_NOTHING : formerEntry(xen, table, slot);
   const mfn = mfnAt(xen.layout, frame);
   writeEntry(xen, domid, table, slot, leafWord(mfn, type, levelOf(order)), leafHigh(mfn, type));
+  iommuFollow(xen, domid, gfn, frame, type, order);
   const last = gfn + 2 ** order - 1;
   if (last > domainPair(xen, domid, DOM.P2M_MAX_GFN)) {
     setDomainPair(xen, domid, DOM.P2M_MAX_GFN, last);
@@ -296,8 +272,8 @@ export function p2mSet(
 }
 
 function formerEntry(xen: Xen, table: number, slot: number): P2mEntry {
-  const up = high(xen, table, slot);
-  const frame = indexOf(xen.layout, xen.words, pteMfn(word(xen, table, slot), up));
+  const up = entryHigh(xen, table, slot);
+  const frame = indexOf(xen.layout, xen.words, pteMfn(entryWord(xen, table, slot), up));
   return entryOf(frame, pteType(up));
 }
 
@@ -312,10 +288,11 @@ export function p2mClear(xen: Xen, domid: DomId, gfn: Gfn | number): P2mOutcome 
   if (place < 0) return place;
   const table = Math.floor(place / TABLE_ENTRIES);
   const slot = place % TABLE_ENTRIES;
-  if (word(xen, table, slot) === 0) return P2M_NOTHING;
+  if (entryWord(xen, table, slot) === 0) return P2M_NOTHING;
   const former = formerEntry(xen, table, slot);
   // Word 1 stays: a walker that has already read word 0 must find the half that belongs to it.
   xen.memory.store(FrameIndex(table), slot * 8, 0);
+  iommuFollow(xen, domid, gfn, 0, p2m_invalid);
   trace(xen.words, xen.layout, hypervisorRing(xen.layout), TRACE_P2M_CLEAR, domid, gfn, 0);
   return former;
 }
@@ -354,5 +331,5 @@ export function p2mPrepare(xen: Xen, domid: DomId, gfn: Gfn | number): number {
   if (isDying(xen, domid)) return -ENOMEM;
   if (!(gfn < rootGfnEnd(xen.layout))) return -EINVAL;
   const place = reach(xen, domid, gfn, P2M_LEVEL_LEAF, true);
-  return place < 0 ? place : 0;
+  return place < 0 ? place : iommuPrepare(xen, domid, gfn);
 }

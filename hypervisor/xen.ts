@@ -9,6 +9,7 @@
 import { DOMID_SELF } from "../shared/abi/xen.ts";
 import { at } from "../shared/assert.ts";
 import { Channel } from "../shared/channel.ts";
+import { iommuSettings } from "../shared/iommu-settings.ts";
 import {
   CDF_privileged,
   DOM,
@@ -20,7 +21,7 @@ import {
   lineOf,
 } from "../shared/layout.ts";
 import { RECORD_WORDS } from "../shared/limits.ts";
-import type { MachineModel } from "../shared/machine.ts";
+import type { IommuModel, MachineModel } from "../shared/machine.ts";
 import type { MachineMemory, Words } from "../shared/mem.ts";
 import { DomId } from "../shared/units.ts";
 import { ArgumentBuffer } from "./argument-buffer.ts";
@@ -48,6 +49,8 @@ export interface Xen {
   readonly memory: MachineMemory;
   readonly layout: Layout;
   readonly model: MachineModel;
+  /** The machine's IOMMU, with every choice made. */
+  readonly iommu: Required<IommuModel>;
   /** One a slot: the server's end. */
   readonly channels: readonly Channel[];
   /** Pending handler of each slot, between two of its gaps. */
@@ -69,6 +72,7 @@ export function xenOf(words: Words, memory: MachineMemory, layout: Layout): Xen 
     memory,
     layout,
     model: layout.model,
+    iommu: iommuSettings(layout.model),
     channels: Array.from({ length: slots }, (_, slot) => new Channel(words, layout, slot)),
     pending: new Array<Preemptible | undefined>(slots).fill(undefined),
     gaps: new Array<Gap>(slots).fill(GAP_PREEMPT),

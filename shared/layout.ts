@@ -7,12 +7,13 @@
  * Ours; struct page_info, struct domain, struct active_grant_entry and struct grant_mapping of Xen as columns.
  */
 import { assert, at } from "./assert.ts";
+import { HOLD_ROWS, HOLD_WORDS } from "./hold-layout.ts";
+import { INVALIDATION_WORDS, iommuWords } from "./iommu-layout.ts";
 import {
   CHANNEL_RECORDS,
   CHUNK_FRAMES,
   EVTCHN_FIFO_ARRAY_PAGES,
   EVTCHN_FIFO_QUEUES,
-  GNTTAB_UNMAP_BATCH_SIZE,
   GRANT_ENTRIES_PER_FRAME,
   IOMMU_FAULTS_KEPT,
   MACHINE_BYTES_MAX,
@@ -56,7 +57,7 @@ export const LINE = {
   EVENT: 2, // [XEN] and peers add: something may have happened; the slot sleeps on it
   STATE: 3, // [XEN] SLOT_*
   KIND: 4, // [XEN] SLOT_KIND_*
-  DOMAIN: 5, // [XEN] domid of a vCPU, or of the domain a device is assigned to (-1: none)
+  DOMAIN: 5, // [XEN] domid of a vCPU, or of the domain in whose context a device is (-1: none)
   NUMBER: 6, // [XEN] vCPU number, or index of the device in the model
   ROOT: 7, // [XEN] frame index of the translation table's root, or NOT_PRESENT
   MODE: 8, // [XEN] WALK_*
@@ -92,6 +93,8 @@ export const SLOT_KIND_DEVICE = 2;
 export const WALK_TABLE = 0;
 export const WALK_BARE = 1;
 export const WALK_BLOCKED = 2;
+/** The device cannot even ask: its bus mastering has been turned off. */
+export const WALK_OFF = 3;
 
 /** Channel of a slot: a line each for what the client writes, what it waits for, and the rest; then the records. */
 export const CHANNEL = {
@@ -102,23 +105,6 @@ export const CHANNEL = {
   RECORDS: 48,
 } as const;
 export const CHANNEL_WORDS = CHANNEL.RECORDS + CHANNEL_RECORDS * RECORD_WORDS;
-
-/** One row of a slot's hold list: an unmap between its two passes. */
-export const HOLD = {
-  KIND: 0, // HOLD_*
-  DOMAIN: 1, // granter
-  REF: 2,
-  FRAME: 3, // frame index whose reference is held
-  READONLY: 5,
-} as const;
-export const HOLD_WORDS = 8;
-export const HOLD_NONE = 0;
-/** Second pass of an unmap: drop the page reference, the pin and the status bits. */
-export const HOLD_UNMAP = 1;
-/** A page reference to drop after the flush (FRAME only). */
-export const HOLD_PAGE = 2;
-/** An unmap may hold two: its own second pass, and a foreign page whose entry stood at the address. */
-export const HOLD_ROWS = 2 * GNTTAB_UNMAP_BATCH_SIZE;
 
 /** Columns of the domain table; a row is DOMAIN_WORDS words. All [XEN]. */
 export const DOM = {
@@ -238,6 +224,8 @@ export interface Layout {
   readonly identityRead: number; // [XEN] IOMMU tracking counters: a row of `frames` words an identity domain
   readonly identityWrite: number;
   readonly identityRows: number;
+  readonly iommu: number; // [XEN] contexts of devices and tables of domains: iommu-layout.ts
+  readonly invalidations: number; // [XEN, IOMMU] the invalidation queue
   readonly faults: number;
   readonly trace: number; // one ring a slot, one more for the hypervisor
 }
@@ -268,6 +256,21 @@ const activeTables = (take: (count: number) => number, entries: number) => ({
   actFrame: take(entries),
   actKind: take(entries),
   actWindow: take(entries),
+});
+
+const trackTables = (take: (count: number) => number, entries: number) => ({
+  trackRef: take(entries),
+  trackFlags: take(entries),
+  trackDomid: take(entries),
+  trackVcpu: take(entries),
+});
+
+const portTables = (take: (count: number) => number, ports: number) => ({
+  portState: take(ports),
+  portVcpu: take(ports),
+  portRemoteDomain: take(ports),
+  portRemotePort: take(ports),
+  portFifo: take(ports),
 });
 
 /** Lays the control buffer out for a machine. Pure: every worker computes the same. */
@@ -310,20 +313,15 @@ export function layoutOf(model: MachineModel): Layout {
     grantFrame: take(domains * grantFrames),
     statusFrame: take(domains * grantFrames),
     ...activeTables(take, domains * grantFrames * GRANT_ENTRIES_PER_FRAME),
-    trackRef: take(domains * maptrackFrames * MAPTRACK_PER_FRAME),
-    trackFlags: take(domains * maptrackFrames * MAPTRACK_PER_FRAME),
-    trackDomid: take(domains * maptrackFrames * MAPTRACK_PER_FRAME),
-    trackVcpu: take(domains * maptrackFrames * MAPTRACK_PER_FRAME),
-    portState: take(domains * ports),
-    portVcpu: take(domains * ports),
-    portRemoteDomain: take(domains * ports),
-    portRemotePort: take(domains * ports),
-    portFifo: take(domains * ports),
+    ...trackTables(take, domains * maptrackFrames * MAPTRACK_PER_FRAME),
+    ...portTables(take, domains * ports),
     fifoArray: take(domains * EVTCHN_FIFO_ARRAY_PAGES),
     fifoControl: take(domains * VCPUS_MAX * 2),
     fifoTail: take(domains * VCPUS_MAX * EVTCHN_FIFO_QUEUES),
     identityRead: take(identityRows * frames),
     identityWrite: take(identityRows * frames),
+    iommu: take(iommuWords(model)),
+    invalidations: take(INVALIDATION_WORDS),
     faults: take(IOMMU_FAULTS_KEPT * FAULT_WORDS),
     trace: take((slots + 1) * (1 + traceRecords * TRACE_WORDS)),
     // Evaluated last, after every table above has been taken.

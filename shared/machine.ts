@@ -138,13 +138,23 @@ export interface MachineLimits {
   readonly traceRecords: number;
 }
 
+/** What is left out is filled in by iommu-settings.ts. */
+export interface IommuModel {
+  readonly mode: "on" | "off";
+  readonly tables?: "shared" | "separate";
+  readonly quarantine?: "off" | "basic" | "scratch-page";
+  readonly invalidation?: "registers" | "queue";
+  /** Entries of each device's IOTLB, a power of two, and when they go. */
+  readonly iotlb?: { readonly entries: number; readonly flush: "strict" | "lazy" | "never" };
+}
+
 export interface MachineModel {
   /** Which differences of Xen apply (hypervisor/profile.ts). Tables have the same form on both. */
   readonly arch: "arm64" | "x86";
   readonly preset: string;
   /** RAM banks, ascending, 2 MiB aligned, not overlapping. */
   readonly banks: readonly Range[];
-  readonly iommu: { readonly mode: "on" | "off" };
+  readonly iommu: IommuModel;
   /** Which frames the heap hands out for RAM that is not direct-mapped. */
   readonly allocator: "contiguous" | "scattered" | "fragmented";
   /** Stage-2 input bits: 40 (two concatenated level 1 roots) or 44 (one level 0 root). */

@@ -22,6 +22,7 @@ import {
   lineOf,
   WALK_BARE,
   WALK_BLOCKED,
+  WALK_OFF,
 } from "./layout.ts";
 import { NOT_PRESENT, TLB_ENTRIES, WALK_ATTEMPTS_MAX } from "./limits.ts";
 import { add, and, load, type MachineMemory, store, type Words } from "./mem.ts";
@@ -54,9 +55,17 @@ export const FAULT_PERMISSION = 2;
 export const FAULT_ADDRESS = 3;
 /** The device has no translation context. */
 export const FAULT_BLOCKED = 4;
-export const FAULT_NAMES = ["none", "translation", "permission", "address", "blocked"] as const;
+/** The device may not master its bus, so nothing was asked of anybody. */
+export const FAULT_OFF = 5;
+export const FAULT_NAMES = [
+  "none",
+  "translation",
+  "permission",
+  "address",
+  "blocked",
+  "bus mastering off",
+] as const;
 
-const TLB_MASK = TLB_ENTRIES - 1;
 /** Gfns above this are never cached: their number does not fit a tag. */
 const TLB_FRAMES = 2 ** 31;
 
@@ -69,12 +78,21 @@ export class Mmu {
   readonly #slot: number;
   readonly #tags: number;
   readonly #values: number;
+  /** Entries in use, less one: a power of two of them. */
+  readonly #mask: number;
   #generation = -1;
   /** Frame index of the open access, or NOT_PRESENT. */
   #frame = NOT_PRESENT;
   #stored = false;
 
-  constructor(words: Words, memory: MachineMemory, layout: Layout, slot: number) {
+  constructor(
+    words: Words,
+    memory: MachineMemory,
+    layout: Layout,
+    slot: number,
+    entries = TLB_ENTRIES,
+  ) {
+    this.#mask = entries - 1;
     this.#words = words;
     this.#memory = memory;
     this.#layout = layout;
@@ -95,7 +113,7 @@ export class Mmu {
     const generation = load(words, this.#line + LINE.GENERATION);
     if (generation !== this.#generation) {
       this.#generation = generation;
-      words.fill(NOT_PRESENT, this.#tags, this.#tags + TLB_ENTRIES);
+      words.fill(NOT_PRESENT, this.#tags, this.#tags + this.#mask + 1);
     }
     const fault = this.#translate(frame, kind);
     if (fault !== ACCESS_OK) {
@@ -132,7 +150,7 @@ export class Mmu {
     const words = this.#words;
     const cacheable = frame < TLB_FRAMES;
     if (cacheable) {
-      const row = frame & TLB_MASK;
+      const row = frame & this.#mask;
       if (at(words, this.#tags + row) === frame) {
         const value = at(words, this.#values + row);
         if ((value & kind) !== kind) return FAULT_PERMISSION;
@@ -142,6 +160,7 @@ export class Mmu {
     }
     const mode = at(words, this.#line + LINE.MODE);
     if (mode === WALK_BLOCKED) return FAULT_BLOCKED;
+    if (mode === WALK_OFF) return FAULT_OFF;
     if (mode === WALK_BARE) {
       this.#frame = indexOf(this.#layout, words, frame);
       return this.#frame === NOT_PRESENT ? FAULT_ADDRESS : ACCESS_OK;
@@ -149,7 +168,7 @@ export class Mmu {
     const value = this.#walk(frame);
     if (value < 0) return -value;
     if (cacheable) {
-      const row = frame & TLB_MASK;
+      const row = frame & this.#mask;
       words[this.#values + row] = value;
       words[this.#tags + row] = frame;
     }

@@ -12,7 +12,14 @@ import {
   PAGE_SIZE,
   VCPUS_MAX,
 } from "./limits.ts";
-import type { DeviceModel, DomainModel, KernelOptions, MachineModel, Range } from "./machine.ts";
+import type {
+  DeviceModel,
+  DomainModel,
+  IommuModel,
+  KernelOptions,
+  MachineModel,
+  Range,
+} from "./machine.ts";
 import {
   CHUNK_BYTES,
   checkStatic,
@@ -49,13 +56,16 @@ const PAGES_PER_TABLE = 512;
 /** Xen heap pages of a domain beside tables and grant frames: shared info, roots, scratch. */
 const HEAP_PAGES_PER_DOMAIN = 8;
 
+/** Pages of the table that leads a device in quarantine to its scratch page, and that page. */
+const QUARANTINE_PAGES = 5;
+
 export interface Surroundings {
   readonly arch: MachineModel["arch"];
   readonly board: Board;
   readonly banks: readonly Range[];
   readonly devices: readonly DeviceModel[];
   readonly ipaBits: number;
-  readonly iommuOn: boolean;
+  readonly iommu: Required<IommuModel>;
 }
 
 export interface PlacedDomains {
@@ -116,7 +126,7 @@ function draftOf<Kernel>(name: string, spec: DomainSpec<Kernel>, around: Surroun
     memoryPages,
     directMapped: isDirect(path, spec, around.arch),
     privileged: spec.privileged ?? isDom0,
-    iommu: around.iommuOn && (spec.iommu ?? (isDom0 || ownsProtected)),
+    iommu: around.iommu.mode === "on" && (spec.iommu ?? (isDom0 || ownsProtected)),
     runs,
     ...limits,
     ...grantVersionOf(path, spec, around.arch),
@@ -234,7 +244,10 @@ function kernelOf(path: string, spec: KernelSpec): KernelOptions {
   return kernel;
 }
 
-/** Xen's own memory: tables of every domain, grant frames, and as much again as the largest for a newcomer. */
+/**
+ * Xen's own memory: tables of every domain, grant frames, and as much again as the largest for a newcomer; a second
+ * table for each domain whose devices have one of their own, and quarantine tables.
+ */
 function heapFor(drafts: readonly Draft[], around: Surroundings): number {
   const hostPages = around.banks.reduce((sum, bank) => sum + bank.size / PAGE_SIZE, 0);
   const needs = drafts.map((draft) => {
@@ -242,9 +255,12 @@ function heapFor(drafts: readonly Draft[], around: Surroundings): number {
       draft.kind === "dom0"
         ? POOL_BASE_PAGES + 2 * Math.ceil(hostPages / PAGES_PER_TABLE)
         : draft.p2mPoolPages;
-    return tables + draft.maxGrantFrames + HEAP_PAGES_PER_DOMAIN;
+    const second = draft.iommu && around.iommu.tables === "separate";
+    return (second ? 2 : 1) * tables + draft.maxGrantFrames + HEAP_PAGES_PER_DOMAIN;
   });
-  const pages = needs.reduce((sum, need) => sum + need, 0) + Math.max(...needs);
+  const { quarantine: mode } = around.iommu;
+  const quarantine = mode === "scratch-page" ? around.devices.length * QUARANTINE_PAGES : 0;
+  const pages = needs.reduce((sum, need) => sum + need, quarantine) + Math.max(...needs);
   return Math.ceil(pages / PAGES_PER_TABLE) * PAGES_PER_TABLE;
 }
 

@@ -15,6 +15,7 @@ import { BOARDS, type Board } from "./presets.ts";
 import { overlaps, topOf } from "./ranges.ts";
 import { resolveDevices, withWindows } from "./resolve-devices.ts";
 import { addressesOf, type PlacedDomains, resolveDomains } from "./resolve-domains.ts";
+import { resolveIommu } from "./resolve-iommu.ts";
 import {
   type DomainProgram,
   type DomainSpec,
@@ -125,20 +126,20 @@ export function modelOf<Kernel>(spec: Scenario<Kernel>, seed: number): MachineMo
   const preset = machine.preset ?? DEFAULT_PRESET[arch];
   const board = boardOf(preset, arch);
   const banks = banksOf(machine, board);
-  const mode = machine.iommu?.mode ?? (board.iommu ? "on" : "off");
+  const iommu = resolveIommu(machine.iommu ?? {}, arch, board);
   const ipaBits = ipaBitsOf(machine, arch);
   const ordered = orderedDomains(spec.domains);
-  const iommuOn = mode === "on";
+  const iommuOn = iommu.mode === "on";
   const devices = resolveDevices({ spec, board, ordered, iommuOn });
   checkRegisters(devices, banks);
-  const context = { arch, board, banks, devices, ipaBits, iommuOn };
+  const context = { arch, board, banks, devices, ipaBits, iommu };
   const placed = resolveDomains(ordered, context, xenHeapPagesOf(machine));
   const top = topOf([...banks, ...placed.domains.flatMap(addressesOf)]);
   return {
     arch,
     preset,
     banks,
-    iommu: { mode },
+    iommu,
     allocator: machine.allocator ?? "scattered",
     ipaBits,
     hypervisor: machine.hypervisor ?? "faithful",

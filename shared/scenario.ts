@@ -9,7 +9,7 @@
  * Ours, because Xen reads the same facts from a device tree, xl.cfg and its own command line.
  */
 import type { Layout } from "./layout.ts";
-import type { KernelOptions, MachineModel } from "./machine.ts";
+import type { IommuModel, KernelOptions, MachineModel } from "./machine.ts";
 import type { MachineMemory, Words } from "./mem.ts";
 import type { Host, Program } from "./trap.ts";
 
@@ -35,6 +35,15 @@ export interface DmaRangeSpec {
   readonly size: Size;
 }
 
+/** Spelled as in the model: shared/iommu-settings.ts says what each means. */
+export interface IommuSpec {
+  readonly mode?: IommuModel["mode"];
+  readonly tables?: Required<IommuModel>["tables"];
+  readonly quarantine?: Required<IommuModel>["quarantine"];
+  readonly invalidation?: Required<IommuModel>["invalidation"];
+  readonly iotlb?: Partial<Required<IommuModel>["iotlb"]>;
+}
+
 export interface MachineSpec {
   /** Which machine profile: what operations exist and what they answer. `arm64` by default. */
   readonly arch?: MachineModel["arch"];
@@ -44,7 +53,7 @@ export interface MachineSpec {
   readonly memory?: Size;
   /** RAM banks, ascending; they replace the board's. */
   readonly banks?: readonly RangeSpec[];
-  readonly iommu?: { readonly mode?: "on" | "off"; readonly tables?: "shared" };
+  readonly iommu?: IommuSpec;
   readonly allocator?: MachineModel["allocator"];
   readonly ipaBits?: 40 | 44;
   readonly hypervisor?: MachineModel["hypervisor"];

@@ -23,14 +23,25 @@ const program = z.custom<(...args: never[]) => unknown>(
 );
 const named = z.strictObject({ use: z.string(), with: values.optional() });
 
+const iommu = z.strictObject({
+  mode: onOff.optional(),
+  tables: z.enum(["shared", "separate"]).optional(),
+  quarantine: z.enum(["off", "basic", "scratch-page"]).optional(),
+  invalidation: z.enum(["registers", "queue"]).optional(),
+  iotlb: z
+    .strictObject({
+      entries: z.int().optional(),
+      flush: z.enum(["strict", "lazy", "never"]).optional(),
+    })
+    .optional(),
+});
+
 const machine = z.strictObject({
   arch: z.enum(["arm64", "x86"]).optional(),
   preset: z.string().optional(),
   memory: size.optional(),
   banks: z.array(range).optional(),
-  iommu: z
-    .strictObject({ mode: onOff.optional(), tables: z.literal("shared").optional() })
-    .optional(),
+  iommu: iommu.optional(),
   allocator: z.enum(["contiguous", "scattered", "fragmented"]).optional(),
   ipaBits: z.union([z.literal(40), z.literal(44)]).optional(),
   hypervisor: z.enum(["faithful", "strict"]).optional(),

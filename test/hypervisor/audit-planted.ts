@@ -6,13 +6,10 @@ import { entryFrame, p2mLookup, p2mSet } from "../../hypervisor/p2m.ts";
 import type { Xen } from "../../hypervisor/xen.ts";
 import { XEN_DOMCTL_destroydomain } from "../../shared/abi/domctl.ts";
 import { GNTMAP_host_map, GTF_permit_access, GTF_reading } from "../../shared/abi/grant.ts";
+import { HOLD, HOLD_PAGE, HOLD_ROWS, HOLD_WORDS } from "../../shared/hold-layout.ts";
 import {
   DOM,
   domainOf,
-  HOLD,
-  HOLD_PAGE,
-  HOLD_ROWS,
-  HOLD_WORDS,
   LINE,
   lineOf,
   MACHINE,

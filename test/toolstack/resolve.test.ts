@@ -145,6 +145,21 @@ describe("a resolved machine", () => {
     expect([off.devices[0]?.behindIommu, off.domains[2]?.iommu]).toEqual([false, false]);
   });
 
+  test("has every choice of its IOMMU made, and leaves those that the scenario made alone", () => {
+    const { iommu } = resolve(story, choice()).model;
+    const common = { mode: "on", quarantine: "basic", invalidation: "registers" };
+    const iotlb = { entries: 256, flush: "strict" };
+    expect(iommu).toEqual({ ...common, tables: "shared", iotlb });
+    const path = "machine.iommu.iotlb.flush";
+    const settings = [{ path, value: "lazy" }];
+    const own = withMachine({ iommu: { tables: "separate", iotlb: { entries: 64 } } });
+    expect(resolve(own, choice({ settings })).model.iommu).toEqual({
+      ...common,
+      tables: "separate",
+      iotlb: { entries: 64, flush: "lazy" },
+    });
+  });
+
   test("lays a variant's facts over the scenario's, and the run's settings over both", () => {
     const settings = [parseSetting("facts.source=page_to_phys")];
     const { facts } = resolve(story, choice({ variant: "without IOMMU", settings }));
@@ -229,6 +244,11 @@ describe("a refusal names the field and the nearest known name", () => {
       "static memory outside RAM",
       () => refusal(withMachine({ memory: "80MiB" })),
       "domains.victim.staticMemory: 0x46000000..0x46400000 is not RAM of this machine",
+    ],
+    [
+      "entries of an IOTLB",
+      () => refusal(withMachine({ iommu: { iotlb: { entries: 48 } } })),
+      "machine.iommu.iotlb.entries: 48 is not a power of two from 1 to 256",
     ],
     [
       "a count",
