@@ -8,6 +8,9 @@
 import type { BootDevice, DmaRange } from "../shared/machine.ts";
 import { DmaAddress, Gaddr } from "../shared/units.ts";
 
+/** Which dma_map_ops a device has. */
+export type DmaOps = "dma-direct" | "swiotlb-xen";
+
 /** All ones: the DMA address that says "no". */
 export const DMA_MAPPING_ERROR: DmaAddress = DmaAddress(2 ** 64);
 
@@ -26,6 +29,8 @@ export interface DmaDevice {
   /** Highest address its bus can carry, or 0: no bound. */
   readonly busLimit: number;
   readonly coherent: boolean;
+  /** Operations of its own; undefined: those of the kernel's devices. */
+  readonly ops?: DmaOps;
 }
 
 /** Masks beyond 2^53 are no bound on anything that a number can hold. */

@@ -18,6 +18,7 @@ import {
   DMA_TO_DEVICE,
   type DmaDevice,
   type DmaDirection,
+  type DmaOps,
   dmaDeviceOf,
   dmaToPhys,
 } from "./dma-device.ts";
@@ -25,6 +26,7 @@ import { dmaDirectMapPage, dmaDirectUnmapPage } from "./dma-direct.ts";
 import { cacheFlush } from "./grant-calls.ts";
 import type { Kernel } from "./kernel.ts";
 import { pageToPhys } from "./pages.ts";
+import { swiotlbSyncForCpu } from "./swiotlb.ts";
 import { createSwiotlbPool, isSwiotlbBuffer } from "./swiotlb-pool.ts";
 import { xenSwiotlbMapPage, xenSwiotlbUnmapPage } from "./swiotlb-xen.ts";
 
@@ -63,6 +65,9 @@ export function* initDma(kernel: Kernel): Program {
     dma.cacheFlush = (yield* cacheFlush(kernel, 0, 0, 0, 0)) !== -ENOSYS;
 }
 
+/** get_dma_ops: a device that was never configured from the device tree has dma-direct in every kernel. */
+const opsOf = (kernel: Kernel, device: DmaDevice): DmaOps => device.ops ?? kernel.memory.dma.ops;
+
 /** dma_map_page with the operations of this kernel's devices. */
 export function* dmaMapPage(
   kernel: Kernel,
@@ -71,7 +76,7 @@ export function* dmaMapPage(
   size: number,
   direction: DmaDirection,
 ): Program<DmaAddress> {
-  return kernel.memory.dma.ops === "swiotlb-xen"
+  return opsOf(kernel, device) === "swiotlb-xen"
     ? yield* xenSwiotlbMapPage(kernel, device, phys, size, direction)
     : yield* dmaDirectMapPage(kernel, device, phys, size);
 }
@@ -84,7 +89,7 @@ export function* dmaUnmapPage(
   size: number,
   direction: DmaDirection,
 ): Program {
-  if (kernel.memory.dma.ops === "swiotlb-xen") {
+  if (opsOf(kernel, device) === "swiotlb-xen") {
     yield* xenSwiotlbUnmapPage(kernel, device, dma, size, direction);
   } else {
     yield* dmaDirectUnmapPage(kernel, device, dma, size, direction);
@@ -107,6 +112,12 @@ export function segmentsOf(
   return segments;
 }
 
+/** One entry of a scatter list: a run of physical memory. */
+export interface SgEntry {
+  readonly phys: Gaddr;
+  readonly length: number;
+}
+
 /** dma_map_sg of a buffer of pages for one device. DMA_MAPPING_ERROR: refused, nothing is mapped. */
 export function* dmaMap(
   kernel: Kernel,
@@ -114,18 +125,30 @@ export function* dmaMap(
   pages: readonly Pfn[],
   request: DmaRequest = {},
 ): Program<DmaMapping | typeof DMA_MAPPING_ERROR> {
-  const device = dmaDeviceOf(bootDevice);
-  const direction = request.direction ?? DMA_BIDIRECTIONAL;
   const total = request.lengthBytes ?? pages.length * PAGE_SIZE;
+  const entries: SgEntry[] = [];
+  for (let i = 0; i * PAGE_SIZE < total; i++) {
+    const length = Math.min(PAGE_SIZE, total - i * PAGE_SIZE);
+    entries.push({ phys: pageToPhys(item(pages, i)), length });
+  }
+  const direction = request.direction ?? DMA_BIDIRECTIONAL;
+  return yield* dmaMapEntries(kernel, dmaDeviceOf(bootDevice), entries, direction);
+}
+
+/** dma_map_sg: every entry, each alone. DMA_MAPPING_ERROR: refused, nothing is mapped. */
+export function* dmaMapEntries(
+  kernel: Kernel,
+  device: DmaDevice,
+  entries: readonly SgEntry[],
+  direction: DmaDirection,
+): Program<DmaMapping | typeof DMA_MAPPING_ERROR> {
   const addresses: DmaAddress[] = [];
   const lengths: number[] = [];
   let bounced = 0;
-  for (let i = 0; i * PAGE_SIZE < total; i++) {
-    const length = Math.min(PAGE_SIZE, total - i * PAGE_SIZE);
-    const phys = pageToPhys(item(pages, i));
+  for (const { phys, length } of entries) {
     const dma = yield* dmaMapPage(kernel, device, phys, length, direction);
     if (dma === DMA_MAPPING_ERROR) {
-      for (let j = 0; j < i; j++) {
+      for (let j = 0; j < addresses.length; j++) {
         // What was mapped so far is given back without a copy: no device has seen it.
         yield* dmaUnmapPage(kernel, device, item(addresses, j), item(lengths, j), DMA_TO_DEVICE);
       }
@@ -135,7 +158,7 @@ export function* dmaMap(
     addresses.push(dma);
     lengths.push(length);
   }
-  const maker = kernel.memory.dma.ops === "swiotlb-xen" ? "xen_phys_to_dma" : "phys_to_dma";
+  const maker = opsOf(kernel, device) === "swiotlb-xen" ? "xen_phys_to_dma" : "phys_to_dma";
   return {
     device,
     direction,
@@ -160,3 +183,18 @@ export function* dmaUnmap(kernel: Kernel, mapping: DmaMapping): Program {
     yield* dmaUnmapPage(kernel, device, address, item(mapping.lengths, i), direction);
   }
 }
+
+/** dma_sync_sg_for_cpu: what the device has written so far is with the CPU; the mapping stays. */
+export function* dmaSyncForCpu(kernel: Kernel, mapping: DmaMapping): Program {
+  const pool = kernel.memory.dma.swiotlb;
+  if (pool === undefined || mapping.direction === DMA_TO_DEVICE) return;
+  for (let i = 0; i < mapping.addresses.length; i++) {
+    const phys = dmaToPhys(mapping.device, item(mapping.addresses, i));
+    if (!isSwiotlbBuffer(pool, phys)) continue;
+    yield* swiotlbSyncForCpu(kernel, phys, item(mapping.lengths, i));
+  }
+}
+
+/** dma_unmap_sg with DMA_ATTR_SKIP_CPU_SYNC: nothing is copied back. */
+export const dmaUnmapWithoutSync = (kernel: Kernel, mapping: DmaMapping): Program =>
+  dmaUnmap(kernel, { ...mapping, direction: DMA_TO_DEVICE });

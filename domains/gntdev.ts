@@ -1,304 +1,264 @@
 /**
- * /dev/xen/gntdev: how a user-space backend maps foreign grants, page by page or onto a DMA buffer.
+ * /dev/xen/gntdev: how a user-space backend maps foreign grants, copies by them, and makes DMA buffers of them.
  *
- * Rules: MAP_GRANT_REF reserves pages and an index and makes no hypercall; mmap maps the grants, once a map; an
- * exported DMA buffer is mapped at once. A map lives until its last user goes: list, mappings in user space, unmap in
- * flight. Every bad status becomes -EINVAL; what had been mapped stays mapped until the map is put.
- * Behaviour: Linux drivers/xen/gntdev.c, gntdev-dmabuf.c (export only); the auto-translated half of both.
+ * Rules: MAP_GRANT_REF reserves pages and an index and makes no hypercall; mmap maps the grants, once a map, and a
+ * failed one uses the map up. Cutting or copying a mapping only counts users: an auto-translated guest has no notifier
+ * that unmaps a part, and pages that are still in use hold the whole unmap back. Every structure is copied once.
+ * Behaviour: Linux drivers/xen/gntdev.c, the auto-translated half; checks in its order.
  */
+import {
+  GET_OFFSET_COUNT,
+  GET_OFFSET_OFFSET,
+  GET_OFFSET_SIZE,
+  GET_OFFSET_VADDR,
+  IOCTL_GNTDEV_DMABUF_EXP_FROM_REFS,
+  IOCTL_GNTDEV_DMABUF_EXP_WAIT_RELEASED,
+  IOCTL_GNTDEV_DMABUF_IMP_RELEASE,
+  IOCTL_GNTDEV_DMABUF_IMP_TO_REFS,
+  IOCTL_GNTDEV_GET_OFFSET_FOR_VADDR,
+  IOCTL_GNTDEV_GRANT_COPY,
+  IOCTL_GNTDEV_MAP_GRANT_REF,
+  IOCTL_GNTDEV_SET_UNMAP_NOTIFY,
+  IOCTL_GNTDEV_UNMAP_GRANT_REF,
+  MAP_REFS_COUNT,
+  MAP_REFS_INDEX,
+  MAP_REFS_LIST,
+  MAP_REFS_SIZE,
+  MAP_REFS_STRIDE,
+  UNMAP_NOTIFY_ACTION,
+  UNMAP_NOTIFY_CLEAR_BYTE,
+  UNMAP_NOTIFY_INDEX,
+  UNMAP_NOTIFY_PORT,
+  UNMAP_NOTIFY_SEND_EVENT,
+  UNMAP_NOTIFY_SIZE,
+  UNMAP_REFS_COUNT,
+  UNMAP_REFS_INDEX,
+  UNMAP_REFS_SIZE,
+} from "../shared/abi/gntdev.ts";
 import { GNTMAP_host_map, GNTMAP_readonly } from "../shared/abi/grant.ts";
 import { item } from "../shared/assert.ts";
 import { GNTDEV_GRANTS_MAX, PAGE_SIZE } from "../shared/limits.ts";
-import { EINVAL, ENOENT, ENOMEM, GNTST_okay } from "../shared/status.ts";
+import { EFAULT, EINVAL, ENOENT, ENOMEM, ENOTTY } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
-import type { Pfn } from "../shared/units.ts";
-import { notifyPort } from "./events.ts";
-import { INVALID_GRANT_HANDLE, mapOp, unmapOp } from "./grant-calls.ts";
-import { gnttabMapRefs, gnttabUnmapRefsAsync } from "./grant-map.ts";
+import { findVma, insertPages, structFromUser, structToUser } from "./address-space.ts";
+import { evtchnGet, evtchnPut } from "./evtchn-refs.ts";
+import { grantCopy } from "./gntdev-copy.ts";
 import {
-  type DmaPages,
-  GNTDEV_DEVICE,
-  gnttabAllocPages,
-  gnttabDmaAllocPages,
-  gnttabDmaFreePages,
-  gnttabFreePages,
-} from "./grant-pages.ts";
+  expFromRefs,
+  expWaitReleased,
+  impRelease,
+  impReleaseAll,
+  impToRefs,
+} from "./gntdev-dmabuf.ts";
+import {
+  addMap,
+  allocMap,
+  type GntdevMap,
+  mapGrantPages,
+  putMap,
+  removeMap,
+} from "./gntdev-map.ts";
+import type { Gntdev } from "./gntdev-state.ts";
+import { getU64, setU64 } from "./hypercalls.ts";
 import type { Kernel } from "./kernel.ts";
-import { writeBytes } from "./memory.ts";
-import { getPage, pageToPhys, putPage } from "./pages.ts";
+import {
+  createFile,
+  type FileOps,
+  type OpenFile,
+  type Process,
+  type Vma,
+  type VmaOps,
+} from "./process.ts";
 
-export const GNTDEV_DMA_FLAG_WC = 1;
-export const GNTDEV_DMA_FLAG_COHERENT = 2;
-export const UNMAP_NOTIFY_CLEAR_BYTE = 1;
-export const UNMAP_NOTIFY_SEND_EVENT = 2;
-
-/** One grant of a mapping request. */
-export interface GrantName {
-  readonly domid: number;
-  readonly ref: number;
+/** What one request needs: the open device, its file, who asks, and where the argument lies. */
+interface Call {
+  readonly gntdev: Gntdev;
+  readonly file: OpenFile;
+  readonly process: Process;
+  readonly argument: number;
 }
 
-interface Notify {
-  action: number;
-  /** Byte offset in the map. */
-  offset: number;
-  port: number;
-}
+const GNTDEV_OPS: FileOps = { ioctl, mmap, release };
 
-/** struct gntdev_grant_map. */
-export interface GntdevMap {
-  /** Page offset in the file's own space. */
-  index: number;
-  readonly count: number;
-  readonly grants: readonly GrantName[];
-  readonly pages: readonly Pfn[];
-  /** The DMA buffer behind the pages, if it is one. */
-  readonly dma: DmaPages | undefined;
-  /** Set by mmap and never cleared: one mmap a map. */
-  inUse: boolean;
-  users: number;
-  /** GNTMAP_*, 0 until it is mapped. */
-  flags: number;
-  readonly handles: number[];
-  liveGrants: number;
-  readonly notify: Notify;
-}
+/** A new open file of the device. */
+export const openGntdev = (kernel: Kernel, flags: number): OpenFile =>
+  createFile(GNTDEV_OPS, { kernel, maps: [], exports: [], imports: [] } satisfies Gntdev, flags);
 
-/** An open file of /dev/xen/gntdev. */
-export interface Gntdev {
-  readonly kernel: Kernel;
-  /** Ascending by index. */
-  readonly maps: GntdevMap[];
-}
+/** The device behind an open file of it. */
+export const gntdevOf = (file: OpenFile): Gntdev => file.data as Gntdev;
 
-/** A mapping in user space. */
-export interface GntdevVma {
-  readonly map: GntdevMap;
-  /** Guest physical pages in order; user space sees them as one range. */
-  readonly pages: readonly Pfn[];
-}
-
-export const openGntdev = (kernel: Kernel): Gntdev => ({ kernel, maps: [] });
-
-/** gntdev_alloc_map: pages for `grants`, as one DMA buffer when `dmaFlags` asks. Undefined: -ENOMEM whatever failed. */
-function* allocMap(
-  kernel: Kernel,
-  grants: readonly GrantName[],
-  dmaFlags: number,
-): Program<GntdevMap | undefined> {
-  let dma: DmaPages | undefined;
-  let pages: readonly Pfn[];
-  if (dmaFlags !== 0) {
-    const args = yield* gnttabDmaAllocPages(kernel, GNTDEV_DEVICE, grants.length);
-    if (typeof args === "number") return undefined;
-    dma = args;
-    pages = args.pages;
-  } else {
-    const got = yield* gnttabAllocPages(kernel, grants.length);
-    if (typeof got === "number") return undefined;
-    pages = got;
+function* ioctl(
+  file: OpenFile,
+  process: Process,
+  request: number,
+  argument: number,
+): Program<number> {
+  const gntdev = gntdevOf(file);
+  const call: Call = { gntdev, file, process, argument };
+  switch (request) {
+    case IOCTL_GNTDEV_MAP_GRANT_REF:
+      return yield* mapGrantRef(call);
+    case IOCTL_GNTDEV_UNMAP_GRANT_REF:
+      return yield* unmapGrantRef(call);
+    case IOCTL_GNTDEV_GET_OFFSET_FOR_VADDR:
+      return yield* getOffsetForVaddr(call);
+    case IOCTL_GNTDEV_SET_UNMAP_NOTIFY:
+      return yield* setUnmapNotify(call);
+    case IOCTL_GNTDEV_GRANT_COPY:
+      return yield* grantCopy(process, argument);
+    case IOCTL_GNTDEV_DMABUF_EXP_FROM_REFS:
+      return yield* expFromRefs(gntdev, file, process, argument);
+    case IOCTL_GNTDEV_DMABUF_EXP_WAIT_RELEASED:
+      return yield* expWaitReleased(gntdev, process, argument);
+    case IOCTL_GNTDEV_DMABUF_IMP_TO_REFS:
+      return yield* impToRefs(gntdev, process, argument);
+    case IOCTL_GNTDEV_DMABUF_IMP_RELEASE:
+      return yield* impRelease(gntdev, process, argument);
+    default:
+      return -ENOTTY;
   }
-  return {
-    index: 0,
-    count: grants.length,
-    grants,
-    pages,
-    dma,
-    inUse: false,
-    users: 1,
-    flags: 0,
-    handles: grants.map(() => INVALID_GRANT_HANDLE),
-    liveGrants: 0,
-    notify: { action: 0, offset: 0, port: 0 },
-  };
-}
-
-/** gntdev_add_map: first gap that is larger than the map, by more than its size; else behind the last one. */
-function addMap(file: Gntdev, map: GntdevMap): void {
-  map.index = 0;
-  let place = 0;
-  for (const one of file.maps) {
-    if (map.index + map.count < one.index) break;
-    map.index = one.index + one.count;
-    place++;
-  }
-  file.maps.splice(place, 0, map);
 }
 
 const badCount = (count: number): boolean => count === 0 || count > GNTDEV_GRANTS_MAX;
 
-/** MAP_GRANT_REF: byte offset for mmap, or -EINVAL (count), -ENOMEM. */
-export function* mapGrantRef(file: Gntdev, grants: readonly GrantName[]): Program<number> {
-  if (badCount(grants.length)) return -EINVAL;
-  const map = yield* allocMap(file.kernel, grants, 0);
+/** 0, or -EFAULT, -EINVAL (count), -ENOMEM, -EFAULT (references, answer): nothing is kept then. */
+function* mapGrantRef({ gntdev, process, argument }: Call): Program<number> {
+  const from = yield* structFromUser(process, argument, MAP_REFS_SIZE);
+  if (from === undefined) return -EFAULT;
+  const { view } = from;
+  const count = view.getUint32(MAP_REFS_COUNT, true);
+  if (badCount(count)) return -EINVAL;
+  const { kernel, maps } = gntdev;
+  const map = yield* allocMap(kernel, count, 0);
   if (map === undefined) return -ENOMEM;
-  addMap(file, map);
-  return map.index * PAGE_SIZE;
+  const list = argument + MAP_REFS_LIST;
+  const refs = yield* structFromUser(process, list, count * MAP_REFS_STRIDE);
+  if (refs === undefined) {
+    yield* putMap(kernel, map);
+    return -EFAULT;
+  }
+  for (let i = 0; i < count; i++) {
+    const at = i * MAP_REFS_STRIDE;
+    map.grants.push({
+      domid: refs.view.getUint32(at, true),
+      ref: refs.view.getUint32(at + 4, true),
+    });
+  }
+  addMap(maps, map);
+  setU64(view, MAP_REFS_INDEX, map.index * PAGE_SIZE);
+  if (yield* structToUser(process, argument, from)) return 0;
+  yield* removeMap(kernel, maps, map);
+  return -EFAULT;
 }
 
-/** UNMAP_GRANT_REF: 0 or -ENOENT. Works while the map is mapped; the mapping then lives until munmap. */
-export function* unmapGrantRef(file: Gntdev, offset: number, count: number): Program<number> {
-  const index = Math.floor(offset / PAGE_SIZE);
-  const place = file.maps.findIndex(
+/** 0, -EFAULT or -ENOENT. Works while the map is mapped; the mapping then lives until munmap. */
+function* unmapGrantRef({ gntdev, process, argument }: Call): Program<number> {
+  const from = yield* structFromUser(process, argument, UNMAP_REFS_SIZE);
+  if (from === undefined) return -EFAULT;
+  const { view } = from;
+  const index = Math.floor(getU64(view, UNMAP_REFS_INDEX) / PAGE_SIZE);
+  const count = view.getUint32(UNMAP_REFS_COUNT, true);
+  const map = gntdev.maps.find(
     (one) => one.index === index && (count === 0 || one.count === count),
   );
-  if (place < 0) return -ENOENT;
-  const map = item(file.maps, place);
-  file.maps.splice(place, 1);
-  yield* putMap(file.kernel, map);
-  return 0;
-}
-
-/** SET_UNMAP_NOTIFY: 0, -EINVAL (action, port, clear byte of a read-only map) or -ENOENT (no map there). */
-export function setUnmapNotify(
-  file: Gntdev,
-  notify: { readonly offset: number; readonly action: number; readonly port: number },
-): number {
-  const known = UNMAP_NOTIFY_CLEAR_BYTE | UNMAP_NOTIFY_SEND_EVENT;
-  if ((notify.action & ~known) !== 0) return -EINVAL;
-  if ((notify.action & UNMAP_NOTIFY_SEND_EVENT) !== 0 && notify.port <= 0) return -EINVAL;
-  const map = file.maps.find(
-    (one) =>
-      notify.offset >= one.index * PAGE_SIZE && notify.offset < (one.index + one.count) * PAGE_SIZE,
-  );
   if (map === undefined) return -ENOENT;
-  const clears = (notify.action & UNMAP_NOTIFY_CLEAR_BYTE) !== 0;
-  if (clears && (map.flags & GNTMAP_readonly) !== 0) return -EINVAL;
-  map.notify.action = notify.action;
-  map.notify.offset = notify.offset - map.index * PAGE_SIZE;
-  map.notify.port = notify.port;
+  yield* removeMap(gntdev.kernel, gntdev.maps, map);
   return 0;
 }
 
-/** What mmap is asked for. Lengths and offsets are bytes. */
-export interface MmapRequest {
-  readonly offset: number;
-  readonly length: number;
-  readonly write: boolean;
-  readonly shared: boolean;
+/** 0, -EFAULT, or -EINVAL: the first mapping that ends above the address is none of gntdev's. */
+function* getOffsetForVaddr({ process, argument }: Call): Program<number> {
+  const from = yield* structFromUser(process, argument, GET_OFFSET_SIZE);
+  if (from === undefined) return -EFAULT;
+  const { view } = from;
+  const vma = findVma(process, getU64(view, GET_OFFSET_VADDR));
+  if (vma === undefined || vma.ops !== GNTDEV_VMA_OPS) return -EINVAL;
+  const map = mapOf(vma);
+  setU64(view, GET_OFFSET_OFFSET, map.index * PAGE_SIZE);
+  view.setUint32(GET_OFFSET_COUNT, map.count, true);
+  return (yield* structToUser(process, argument, from)) ? 0 : -EFAULT;
 }
+
+/** 0, -EFAULT, -EINVAL (action, port), -ENOENT (no map there), -EINVAL (clear byte of a read-only map). */
+function* setUnmapNotify({ gntdev, process, argument }: Call): Program<number> {
+  const from = yield* structFromUser(process, argument, UNMAP_NOTIFY_SIZE);
+  if (from === undefined) return -EFAULT;
+  const { view } = from;
+  const at = getU64(view, UNMAP_NOTIFY_INDEX);
+  const action = view.getUint32(UNMAP_NOTIFY_ACTION, true);
+  const port = view.getUint32(UNMAP_NOTIFY_PORT, true);
+  const { kernel } = gntdev;
+  if ((action & ~(UNMAP_NOTIFY_CLEAR_BYTE | UNMAP_NOTIFY_SEND_EVENT)) !== 0) return -EINVAL;
+  const sends = (action & UNMAP_NOTIFY_SEND_EVENT) !== 0;
+  // The new port is taken before the old one is dropped: it may be the same, in its last use.
+  if (sends && evtchnGet(kernel, port) < 0) return -EINVAL;
+  const map = gntdev.maps.find(
+    (one) => at >= one.index * PAGE_SIZE && at < (one.index + one.count) * PAGE_SIZE,
+  );
+  const clears = (action & UNMAP_NOTIFY_CLEAR_BYTE) !== 0;
+  if (map === undefined || (clears && (map.flags & GNTMAP_readonly) !== 0)) {
+    if (sends) yield* evtchnPut(kernel, port);
+    return map === undefined ? -ENOENT : -EINVAL;
+  }
+  const before = { ...map.notify };
+  map.notify.action = action;
+  map.notify.offset = at - map.index * PAGE_SIZE;
+  map.notify.port = port;
+  if ((before.action & UNMAP_NOTIFY_SEND_EVENT) !== 0) yield* evtchnPut(kernel, before.port);
+  return 0;
+}
+
+const GNTDEV_VMA_OPS: VmaOps = {
+  open: (vma) => {
+    mapOf(vma).users++;
+  },
+  *close(vma) {
+    const { kernel, map } = vma.data as GntdevVmaData;
+    yield* putMap(kernel, map);
+  },
+};
+
+interface GntdevVmaData {
+  readonly kernel: Kernel;
+  readonly map: GntdevMap;
+}
+
+const mapOf = (vma: Vma): GntdevMap => (vma.data as GntdevVmaData).map;
 
 /** mmap: maps the grants. -EINVAL: wrong place or size, a second time, or any grant refused. */
-export function* mmapGntdev(file: Gntdev, request: MmapRequest): Program<GntdevVma | number> {
-  if (request.write && !request.shared) return -EINVAL;
-  const map = file.maps.find(
-    (one) => one.index * PAGE_SIZE === request.offset && one.count * PAGE_SIZE === request.length,
-  );
+function* mmap(file: OpenFile, _process: Process, vma: Vma): Program<number> {
+  const { kernel, maps } = gntdevOf(file);
+  if (vma.write && !vma.shared) return -EINVAL;
+  const map = maps.find((one) => one.index === vma.pgoff && one.count === vma.pages.length);
   if (map === undefined || map.inUse) return -EINVAL;
   map.inUse = true;
   map.users++;
-  const readonly = (map.flags & GNTMAP_readonly) !== 0;
-  let rc = map.flags !== 0 && request.write && readonly ? -EINVAL : 0;
-  if (rc === 0) {
-    if (map.flags === 0) map.flags = GNTMAP_host_map | (request.write ? 0 : GNTMAP_readonly);
-    rc = yield* mapGrantPages(file.kernel, map);
-  }
+  const rc = yield* mapForUser(kernel, map, vma);
   if (rc !== 0) {
-    yield* putMap(file.kernel, map);
+    yield* putMap(kernel, map);
     return rc;
   }
-  for (const page of map.pages) getPage(file.kernel.memory.pages, page);
-  return { map, pages: map.pages };
+  insertPages(kernel, vma, map.pages);
+  vma.ops = GNTDEV_VMA_OPS;
+  vma.data = { kernel, map } satisfies GntdevVmaData;
+  return 0;
 }
 
-/** munmap of the whole range: the pages lose their user and the map loses one. */
-export function* munmapGntdev(file: Gntdev, vma: GntdevVma): Program {
-  for (const page of vma.pages) putPage(file.kernel.memory.pages, page);
-  yield* putMap(file.kernel, vma.map);
-}
-
-/** gntdev_map_grant_pages: 0, -EINVAL when any grant was refused, or the hypercall's errno. Idempotent. */
-function* mapGrantPages(kernel: Kernel, map: GntdevMap): Program<number> {
-  if (item(map.handles, 0) !== INVALID_GRANT_HANDLE) return 0;
-  const ops = map.grants.map((grant, i) =>
-    mapOp(pageToPhys(item(map.pages, i)), map.flags, grant.ref, grant.domid),
-  );
-  let rc = yield* gnttabMapRefs(kernel, ops, map.pages);
-  for (let i = 0; i < ops.length; i++) {
-    const op = item(ops, i);
-    if (op.status === GNTST_okay) {
-      map.handles[i] = op.handle;
-      map.liveGrants++;
-    } else if (rc === 0) {
-      rc = -EINVAL;
-    }
+/** The access of an exported buffer is decided already; that of any other map follows its mapping. */
+function* mapForUser(kernel: Kernel, map: GntdevMap, vma: Vma): Program<number> {
+  if (map.flags !== 0) {
+    if (vma.write && (map.flags & GNTMAP_readonly) !== 0) return -EINVAL;
+  } else {
+    map.flags = GNTMAP_host_map | (vma.write ? 0 : GNTMAP_readonly);
   }
-  return rc;
+  return yield* mapGrantPages(kernel, map);
 }
 
-/**
- * DMABUF_EXP_FROM_REFS without its file descriptor: a buffer contiguous in guest frames with `refs` of `domid` mapped
- * on it. -EINVAL: both flags, the count, or any grant refused; -ENOMEM: no pages.
- */
-export function* exportFromRefs(
-  file: Gntdev,
-  dmaFlags: number,
-  domid: number,
-  refs: readonly number[],
-): Program<GntdevMap | number> {
-  if (badCount(refs.length)) return -EINVAL;
-  const both = GNTDEV_DMA_FLAG_WC | GNTDEV_DMA_FLAG_COHERENT;
-  if ((dmaFlags & both) === both) return -EINVAL;
-  const grants = refs.map((ref) => ({ domid, ref }));
-  const map = yield* allocMap(file.kernel, grants, dmaFlags & both);
-  if (map === undefined) return -ENOMEM;
-  addMap(file, map);
-  map.flags |= GNTMAP_host_map;
-  const rc = yield* mapGrantPages(file.kernel, map);
-  if (rc === 0) return map;
-  yield* releaseExport(file, map);
-  return rc;
-}
-
-/** The last reference to an exported buffer goes: it leaves the list and its grants are unmapped. */
-export function* releaseExport(file: Gntdev, map: GntdevMap): Program {
-  const place = file.maps.indexOf(map);
-  if (place >= 0) file.maps.splice(place, 1);
-  yield* putMap(file.kernel, map);
-}
-
-/** Last close of the file: every listed map is put. */
-export function* closeGntdev(file: Gntdev): Program {
-  for (const map of file.maps.splice(0)) yield* putMap(file.kernel, map);
-}
-
-/** gntdev_put_map: the last user unmaps everything, then tells the peer, then frees the pages. */
-function* putMap(kernel: Kernel, map: GntdevMap): Program {
-  map.users--;
-  if (map.users > 0) return;
-  if (map.liveGrants === 0) {
-    yield* finishMap(kernel, map);
-    return;
+/** Every listed map is put, every imported buffer given back. Exports hold the file, so there are none. */
+function* release(file: OpenFile): Program {
+  const gntdev = gntdevOf(file);
+  while (gntdev.maps.length > 0) {
+    yield* removeMap(gntdev.kernel, gntdev.maps, item(gntdev.maps, 0));
   }
-  // The unmap in flight is a user of its own.
-  map.users = 1;
-  yield* clearNotifyByte(kernel, map);
-  const ops = map.handles.map((handle, i) => unmapOp(pageToPhys(item(map.pages, i)), handle));
-  yield* gnttabUnmapRefsAsync(kernel, ops, map.pages, function* () {
-    const unmapped = ops.filter(
-      (op) => op.status === GNTST_okay && op.handle !== INVALID_GRANT_HANDLE,
-    );
-    map.liveGrants -= unmapped.length;
-    map.handles.fill(INVALID_GRANT_HANDLE);
-    map.users--;
-    yield* finishMap(kernel, map);
-  });
-}
-
-/** CLEAR_BYTE, just before the unmap hypercall, once. A map that was never mapped has no byte to clear. */
-function* clearNotifyByte(kernel: Kernel, map: GntdevMap): Program {
-  if ((map.notify.action & UNMAP_NOTIFY_CLEAR_BYTE) === 0) return;
-  const page = item(map.pages, Math.floor(map.notify.offset / PAGE_SIZE));
-  const at = pageToPhys(page) + (map.notify.offset % PAGE_SIZE);
-  yield* writeBytes(kernel.cpu, at, new Uint8Array(1), 0, 1);
-  map.notify.action &= ~UNMAP_NOTIFY_CLEAR_BYTE;
-}
-
-/** The event of the notification, then the pages go back to where they came from. */
-function* finishMap(kernel: Kernel, map: GntdevMap): Program {
-  if ((map.notify.action & UNMAP_NOTIFY_SEND_EVENT) !== 0) {
-    yield* notifyPort(kernel, map.notify.port);
-  }
-  if (map.dma === undefined) gnttabFreePages(kernel, map.pages);
-  else yield* gnttabDmaFreePages(kernel, map.dma);
+  yield* impReleaseAll(gntdev);
 }

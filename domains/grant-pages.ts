@@ -53,6 +53,7 @@ export const GNTDEV_DEVICE: DmaDevice = {
   mask: dmaBitMask(64),
   busLimit: 0,
   coherent: false,
+  ops: "dma-direct",
 };
 
 /** gnttab_pages_set_private: 0, or -ENOMEM with the pages before the failing one marked. A 64-bit kernel cannot fail. */

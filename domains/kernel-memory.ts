@@ -8,6 +8,7 @@
  */
 import type { Range, UnpopulatedAlloc } from "../shared/machine.ts";
 import type { Pfn } from "../shared/units.ts";
+import type { DmaOps } from "./dma-device.ts";
 import type { ForeignP2m } from "./foreign-p2m.ts";
 import type { GenPool } from "./gen-pool.ts";
 import type { GrantRefs } from "./grant-refs.ts";
@@ -90,10 +91,8 @@ export interface GrantTable {
   callbacks: FreeCallback[];
 }
 
-/** Which dma_map_ops the devices of this kernel have. */
-export type DmaOps = "dma-direct" | "swiotlb-xen";
-
 export interface DmaState {
+  /** Of the devices that this kernel configures. */
   readonly ops: DmaOps;
   swiotlb: SwiotlbPool | undefined;
   /** Whether Xen offers GNTTABOP_cache_flush: foreign pages of a device that is not coherent need it. */

@@ -31,6 +31,7 @@ import { createEventState, type EventState, handleEvents, takePort } from "./eve
 import { createFaultPoints, type FaultPoints, failsHere } from "./fault-points.ts";
 import type { KernelMemory, Mutex } from "./kernel-memory.ts";
 import { type Cpu, POINT, readBytes, writeBytes } from "./memory.ts";
+import { createUserState, type UserState } from "./user-state.ts";
 import type { StoreConnection } from "./xenstore-connection.ts";
 
 /** Pages at the bottom of RAM that the kernel keeps for hypercall arguments: its own image's data section. */
@@ -68,6 +69,8 @@ export interface Kernel extends Caller {
   readonly tasks: Task[];
   readonly events: EventState;
   readonly memory: KernelMemory;
+  /** State of the drivers of user-space devices. */
+  readonly user: UserState;
   /** Connection to the store, once connectStore has found one. */
   store: StoreConnection | undefined;
   /** XENVER_get_features, submap 0. */
@@ -97,6 +100,7 @@ export const createKernel = (caller: Caller, features: number, memory: KernelMem
   tasks: [],
   events: createEventState(),
   memory,
+  user: createUserState(),
   store: undefined,
   features,
   lines: 0,
@@ -177,6 +181,23 @@ export function* waitUntil(kernel: Kernel, ready: () => boolean): Program {
   assert(task !== undefined, "only a task waits");
   task.ready = ready;
   yield kernel.block;
+}
+
+/**
+ * Parks the task until `ready` holds, `timeoutMs` at most; whether it held. An idle kernel has no timer, so the vCPU
+ * sleeps from one millisecond to the next, and events and other tasks come in between.
+ */
+export function* waitTimeout(
+  kernel: Kernel,
+  ready: () => boolean,
+  timeoutMs: number,
+): Program<boolean> {
+  for (let waitedMs = 0; !ready(); waitedMs++) {
+    if (waitedMs >= timeoutMs) return false;
+    yield* sleep(1);
+    yield* giveWay(kernel);
+  }
+  return true;
 }
 
 /** Lets every other ready task run once. */

@@ -52,3 +52,9 @@ export function* swiotlbTblUnmapSingle(
   }
   releaseSlots(pool, bounce);
 }
+
+/** swiotlb_sync_single_for_cpu: copies back what the device wrote; the slots stay taken. */
+export function* swiotlbSyncForCpu(kernel: Kernel, bounce: Gaddr, size: number): Program {
+  const pool = kernel.memory.dma.swiotlb;
+  if (pool !== undefined) yield* copyPhys(kernel, originalOf(pool, bounce), bounce, size);
+}

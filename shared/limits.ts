@@ -119,6 +119,15 @@ export const DEFERRED_PERIOD_MS = 1000;
 export const GRANT_END_ATTEMPTS_MAX = 64;
 /** Grants of one gntdev mapping request (Linux: gntdev.limit). */
 export const GNTDEV_GRANTS_MAX = 65536;
+/** Operations of one grant copy that gntdev hands on (Linux: GNTDEV_COPY_BATCH). */
+export const GNTDEV_COPY_BATCH = 16;
+/** Pages that all users of gntalloc together may have granted (Linux: gntalloc.limit). */
+export const GNTALLOC_PAGES_MAX = 1024;
+/** Buffers of one device model operation, and bytes of one (Linux: privcmd.dm_op_max_nr_bufs, dm_op_buf_max_size). */
+export const DM_OP_BUFS_MAX = 16;
+export const DM_OP_BUF_BYTES_MAX = 4096;
+/** Open files of one process (Linux: RLIMIT_NOFILE). */
+export const PROCESS_FILES_MAX = 1024;
 
 assert(
   GRANT_ENTRIES_PER_FRAME * GRANT_ENTRY_BYTES === PAGE_SIZE,

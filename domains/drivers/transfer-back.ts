@@ -12,6 +12,7 @@
  * Behaviour: the user-space backend of the thread (displ_be on gntdev-dmabuf), with a disk for its display.
  */
 import { DISK_STATUS_BAD_COMMAND, DISK_STATUS_OK } from "../../shared/abi/disk.ts";
+import { GNTDEV_DMA_FLAG_WC } from "../../shared/abi/gntdev.ts";
 import {
   TRANSFER_DEVICE,
   TRANSFER_ENTRY_SIZE,
@@ -31,19 +32,20 @@ import { PAGE_SIZE } from "../../shared/limits.ts";
 import { EINVAL, EIO } from "../../shared/status.ts";
 import type { Program } from "../../shared/trap.ts";
 import { KernelBug } from "../bug.ts";
-import { type DmaMaker, type DmaSegment, dmaMap, dmaUnmap } from "../dma.ts";
-import { DMA_FROM_DEVICE } from "../dma-device.ts";
+import { type DmaMaker, type DmaSegment, dmaSyncForCpu } from "../dma.ts";
+import {
+  type DmaBuf,
+  dmaBufAttach,
+  dmaBufDetach,
+  dmaBufGet,
+  dmaBufMapAttachment,
+  dmaBufPut,
+} from "../dma-buf.ts";
+import { DMA_FROM_DEVICE, dmaDeviceOf } from "../dma-device.ts";
 import { bindPort, closePort, notifyPort } from "../events.ts";
 import { takePort } from "../events-2l.ts";
-import {
-  exportFromRefs,
-  GNTDEV_DMA_FLAG_WC,
-  type Gntdev,
-  type GntdevMap,
-  openGntdev,
-  releaseExport,
-} from "../gntdev.ts";
 import { type Kernel, report, waitUntil } from "../kernel.ts";
+import type { Process } from "../process.ts";
 import {
   createRing,
   finalCheckRequests,
@@ -53,6 +55,7 @@ import {
   takeEntries,
 } from "../ring.ts";
 import { type MappedRing, mapRing, unmapRing } from "../ring-map.ts";
+import { runProcess, sysClose, sysOpen } from "../syscalls.ts";
 import {
   listStoreNode,
   readState,
@@ -62,6 +65,7 @@ import {
   watchStore,
   writeStoreNode,
 } from "../xenbus.ts";
+import { dmabufExpFromRefs, GNTDEV, type UserFile } from "../xengnttab.ts";
 import type { Watch } from "../xenstore-connection.ts";
 import { type Disk, openDisk, readDisk } from "./disk.ts";
 import { RELEASE_DOMAIN } from "./store-server.ts";
@@ -91,7 +95,8 @@ interface Back {
   readonly kernel: Kernel;
   readonly options: TransferBackOptions;
   readonly disk: Disk;
-  readonly gntdev: Gntdev;
+  /** The device file of the process that this backend is. */
+  readonly gntdev: UserFile;
   readonly totals: Totals;
   /** Whether address and maker of the first command have been reported. */
   reported: boolean;
@@ -113,10 +118,16 @@ interface Session {
  * frontend `segments`, `refused`, `faults`, `bounced` and `moved` (bytes), summed over all.
  */
 export function* transferBack(kernel: Kernel, options: TransferBackOptions): Program {
+  const signal = yield* runProcess(kernel, "transfer-back", (process) => serve(process, options));
+  if (signal !== 0) throw new KernelBug(`the backend was ended by signal ${signal}`);
+}
+
+function* serve(process: Process, options: TransferBackOptions): Program {
+  const { kernel } = process;
   const disk = yield* openDisk(kernel, options.device);
   if (typeof disk === "number") throw new KernelBug(`no disk in this domain (${disk})`);
   const totals: Totals = { bytes: 0, segments: 0, refused: 0, faults: 0, bounced: 0 };
-  const gntdev = openGntdev(kernel);
+  const gntdev = { process, fd: yield* sysOpen(process, GNTDEV) };
   const back: Back = { kernel, options, disk, gntdev, totals, reported: false };
   const homes = yield* watched(kernel, "/local/domain");
   const limit = options.frontends ?? Number.POSITIVE_INFINITY;
@@ -267,43 +278,66 @@ const areValid = (requests: readonly TransferRequest[]): boolean =>
 /** Buffer, grants, DMA, disk, and all of it back: bytes moved, or a negative errno. */
 function* moveBytes(session: Session, requests: readonly TransferRequest[]): Program<number> {
   const { back, domid } = session;
+  const { process } = back.gntdev;
   const refs = requests.map((request) => request.ref);
-  const map = yield* exportFromRefs(back.gntdev, GNTDEV_DMA_FLAG_WC, domid, refs);
-  if (typeof map === "number") {
+  const fd = yield* dmabufExpFromRefs(back.gntdev, GNTDEV_DMA_FLAG_WC, domid, refs);
+  if (fd < 0) {
     back.totals.refused++;
-    return map;
+    return fd;
   }
-  if (session.fileOffset === 0) yield* report("bufferGfn", item(map.pages, 0));
   const length = requests.reduce((sum, request) => sum + request.length, 0);
-  const moved =
-    back.options.source === "dma-layer"
-      ? yield* throughDmaLayer(session, map, length)
-      : yield* fromPageToPhys(session, map, length);
-  yield* releaseExport(back.gntdev, map);
+  const moved = yield* intoBuffer(session, fd, length);
+  yield* sysClose(process, fd);
   return moved;
 }
 
-/** The address a driver is meant to use. */
-function* throughDmaLayer(session: Session, map: GntdevMap, length: number): Program<number> {
+/** The disk's driver imports the buffer and fills it. */
+function* intoBuffer(session: Session, fd: number, length: number): Program<number> {
+  const { back } = session;
+  const buf = dmaBufGet(back.gntdev.process, fd);
+  if (typeof buf === "number") return buf;
+  if (session.fileOffset === 0) yield* report("bufferGfn", item(buf.pages, 0));
+  const moved =
+    back.options.source === "dma-layer"
+      ? yield* throughDmaLayer(session, buf, length)
+      : yield* fromPageToPhys(session, buf, length);
+  yield* dmaBufPut(buf);
+  return moved;
+}
+
+/** The address a driver is meant to use. The disk takes no scatter entry beyond a page, so none straddles frames. */
+function* throughDmaLayer(session: Session, buf: DmaBuf, length: number): Program<number> {
   const { back } = session;
   const { kernel, disk, totals } = back;
-  const mapping = yield* dmaMap(kernel, disk.device, map.pages, {
-    direction: DMA_FROM_DEVICE,
-    lengthBytes: length,
-  });
+  const attachment = dmaBufAttach(buf, dmaDeviceOf(disk.device), PAGE_SIZE);
+  const mapping = yield* dmaBufMapAttachment(attachment, DMA_FROM_DEVICE);
   if (typeof mapping === "number") {
     totals.refused++;
     return -EIO;
   }
   totals.bounced += mapping.bounced;
-  const moved = yield* runDisk(session, mapping.segments, mapping.maker);
-  yield* dmaUnmap(kernel, mapping);
+  const moved = yield* runDisk(session, firstBytes(mapping.segments, length), mapping.maker);
+  yield* dmaSyncForCpu(kernel, mapping);
+  yield* dmaBufDetach(attachment);
   return moved;
 }
 
+/** The first `length` bytes of a scatter list. */
+function firstBytes(segments: readonly DmaSegment[], length: number): readonly DmaSegment[] {
+  const first: DmaSegment[] = [];
+  let left = length;
+  for (const segment of segments) {
+    if (left === 0) break;
+    const piece = Math.min(left, segment.length);
+    first.push({ address: segment.address, length: piece });
+    left -= piece;
+  }
+  return first;
+}
+
 /** The thread's warning made visible: dev_bus_addr of the allocation is page_to_phys(pages[0]). */
-function* fromPageToPhys(session: Session, map: GntdevMap, length: number): Program<number> {
-  const address = map.dma?.devBusAddr;
+function* fromPageToPhys(session: Session, buf: DmaBuf, length: number): Program<number> {
+  const address = buf.devBusAddr;
   if (address === undefined) throw new KernelBug("an exported DMA buffer has no address");
   return yield* runDisk(session, [{ address, length }], "page_to_phys");
 }

@@ -9,6 +9,7 @@ export const HYPERVISOR_sched_op = 29;
 export const HYPERVISOR_event_channel_op = 32;
 export const HYPERVISOR_hvm_op = 34;
 export const HYPERVISOR_domctl = 36;
+export const HYPERVISOR_dm_op = 41;
 
 export const DOMID_FIRST_RESERVED = 0x7ff0;
 export const DOMID_SELF = 0x7ff0;

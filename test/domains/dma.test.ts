@@ -6,11 +6,13 @@ import {
   DMA_TO_DEVICE,
   dmaToPhys,
 } from "../../domains/dma-device.ts";
-import { exportFromRefs, type GntdevMap, openGntdev, releaseExport } from "../../domains/gntdev.ts";
+import { allocMap, type GntdevMap, mapGrantPages, putMap } from "../../domains/gntdev-map.ts";
 import { grantForeignAccess, tryEndForeignAccess } from "../../domains/grant-table.ts";
 import type { Kernel } from "../../domains/kernel.ts";
 import { loadWord, storeWord } from "../../domains/memory.ts";
 import { allocPages, pageToPhys } from "../../domains/pages.ts";
+import { GNTDEV_DMA_FLAG_WC } from "../../shared/abi/gntdev.ts";
+import { GNTMAP_host_map } from "../../shared/abi/grant.ts";
 import { item } from "../../shared/assert.ts";
 import type { BootDevice, DmaRange } from "../../shared/machine.ts";
 import type { Program } from "../../shared/trap.ts";
@@ -54,11 +56,13 @@ function withBuffer(
   }
   function* back(kernel: Kernel): Program {
     yield* until(() => refs.length === COUNT);
-    const file = openGntdev(kernel);
-    const buffer = yield* exportFromRefs(file, 1, 1, refs);
-    if (typeof buffer === "number") throw new Error(`export answered ${buffer}`);
+    const buffer = yield* allocMap(kernel, COUNT, GNTDEV_DMA_FLAG_WC);
+    if (buffer === undefined) throw new Error("there are no pages");
+    buffer.grants.push(...refs.map((ref) => ({ domid: 1, ref })));
+    buffer.flags = GNTMAP_host_map;
+    expect(yield* mapGrantPages(kernel, buffer)).toBe(0);
     yield* program(kernel, buffer);
-    yield* releaseExport(file, buffer);
+    yield* putMap(kernel, buffer);
     done = true;
   }
   const own = { extendedRegions: [EXTENDED] };
