@@ -49,17 +49,26 @@ export class GuestFault extends Error {
 
 /** A place between two accesses. */
 export const POINT: PointTrap = { kind: TRAP_POINT, name: "access", inside: false };
-/** A place between translation and use of one access: a flush may wait for its end. */
-export const POINT_INSIDE: PointTrap = { kind: TRAP_POINT, name: "inside", inside: true };
+/**
+ * The place before an access, or the one between its translation and its use, where a flush may wait for its end. Only the
+ * explorer asks for it.
+ */
+const pointAt = (address: number, access: number, name: string, inside: boolean): PointTrap => ({
+  kind: TRAP_POINT,
+  name,
+  inside,
+  address,
+  access,
+});
 
 const ACCESS_BOTH = ACCESS_READ | ACCESS_WRITE;
 
 /** Opens the page of `gaddr`, or throws; yields on the way when points are on. Returns the offset in it. */
 function* open(cpu: Cpu, gaddr: number, kind: number): Program<number> {
-  if (cpu.points) yield POINT;
+  if (cpu.points) yield pointAt(gaddr, kind, "access", false);
   const fault = cpu.mmu.open(Math.floor(gaddr / PAGE_SIZE), kind);
   if (fault !== ACCESS_OK) throw new GuestFault(gaddr, kind, fault);
-  if (cpu.points) yield POINT_INSIDE;
+  if (cpu.points) yield pointAt(gaddr, kind, "inside", true);
   return gaddr % PAGE_SIZE;
 }
 

@@ -38,6 +38,8 @@ export function actorOf(machine: Machine, slot: number, part: Part): Actor {
     resume: 0,
     seen: 0,
     wakeAtMs: 0,
+    pendingAddress: 0,
+    pendingAccess: 0,
     hash: undefined,
     result: undefined,
     error: undefined,
@@ -79,6 +81,7 @@ export function stepActor(machine: Machine, actor: Actor): void {
   const trap = resume(machine, actor);
   if (trap === undefined) return;
   actor.resume = 0;
+  actor.pendingAccess = 0;
   mix(machine, trap.kind);
   serve(machine, actor, trap);
 }
@@ -104,6 +107,8 @@ function serve(machine: Machine, actor: Actor, trap: Trap): void {
       pushRecord(machine, actor, trap);
       return;
     case TRAP_POINT:
+      actor.pendingAddress = trap.address ?? 0;
+      actor.pendingAccess = trap.access ?? 0;
       return;
     case TRAP_BLOCK:
       actor.seen = trap.seen;

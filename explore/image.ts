@@ -4,7 +4,7 @@
  * a run of a small machine.
  *
  * Rules: an image lends its buffers to one machine at a time, and the machine before it is over; what the hypervisor
- * keeps outside the buffers is empty after boot, so a fresh struct Xen over restored buffers is the booted one.
+ * keeps outside the buffers is empty then, so a fresh struct Xen over restored buffers is the booted one.
  * Ours (design 10.3).
  */
 import { bootHypervisor } from "../hypervisor/main.ts";
@@ -13,45 +13,51 @@ import { assert } from "../shared/assert.ts";
 import { type Layout, layoutOf, machineBytes } from "../shared/layout.ts";
 import { PAGE_SIZE } from "../shared/limits.ts";
 import type { MachineModel } from "../shared/machine.ts";
-import { MachineMemory, type Words, wordsOf } from "../shared/mem.ts";
+import { type MachineMemory, WatchedMemory, type Words, wordsOf } from "../shared/mem.ts";
 import { FrameIndex } from "../shared/units.ts";
 
 export interface MachineImage {
   readonly model: MachineModel;
   readonly layout: Layout;
   readonly words: Words;
-  readonly memory: MachineMemory;
+  readonly memory: WatchedMemory;
   readonly bootWords: Words;
-  /** Frames that are not empty after boot. */
-  readonly bootFrames: readonly { readonly frame: FrameIndex; readonly content: Uint8Array }[];
+  /** By frame: its content, for frames that are not empty. */
+  readonly frames: readonly (Uint8Array | undefined)[];
 }
 
-/** Boots a machine and remembers its state. */
-export function machineImage(model: MachineModel): MachineImage {
+/** Boots a machine, lets `setUp` bring it where its runs begin, and remembers its state. */
+export function machineImage(model: MachineModel, setUp?: (xen: Xen) => void): MachineImage {
   const layout = layoutOf(model);
   const words = wordsOf(new ArrayBuffer(layout.words * 4));
-  const memory = new MachineMemory(new ArrayBuffer(machineBytes(layout)));
+  const memory = new WatchedMemory(new ArrayBuffer(machineBytes(layout)));
   const xen = bootHypervisor(words, memory, layout);
+  setUp?.(xen);
   assert(
     xen.pending.every((handler) => handler === undefined),
-    "boot leaves no handler pending",
+    "no handler is pending in an image",
   );
-  const bootFrames: { frame: FrameIndex; content: Uint8Array }[] = [];
-  for (let index = 0; index < layout.frames; index++) {
-    const frame = FrameIndex(index);
-    const content = new Uint8Array(PAGE_SIZE);
-    memory.read(frame, 0, content, 0, PAGE_SIZE);
-    if (content.some((byte) => byte !== 0)) bootFrames.push({ frame, content });
-  }
-  return { model, layout, words, memory, bootWords: words.slice(), bootFrames };
+  const frames = Array.from({ length: layout.frames }, (_, frame) => contentOf(memory, frame));
+  memory.cleanse(() => {});
+  return { model, layout, words, memory, bootWords: words.slice(), frames };
 }
 
-/** Puts the buffers back to where boot left them. */
+function contentOf(memory: MachineMemory, frame: number): Uint8Array | undefined {
+  const content = new Uint8Array(PAGE_SIZE);
+  memory.read(FrameIndex(frame), 0, content, 0, PAGE_SIZE);
+  return content.some((byte) => byte !== 0) ? content : undefined;
+}
+
+/** Puts the buffers back to what they were in the image: the frames written since, and all words. */
 export function restoreImage(image: MachineImage): Xen {
-  const { words, memory, layout } = image;
-  words.set(image.bootWords);
-  for (let frame = 0; frame < layout.frames; frame++) memory.zero(FrameIndex(frame));
-  for (const { frame, content } of image.bootFrames) memory.write(frame, 0, content, 0, PAGE_SIZE);
+  const { words, memory, layout, frames } = image;
   memory.onGuestWord = undefined;
+  memory.onTouch = undefined;
+  words.set(image.bootWords);
+  memory.cleanse((frame) => {
+    const content = frames[frame];
+    if (content === undefined) memory.zero(frame);
+    else memory.write(frame, 0, content, 0, PAGE_SIZE);
+  });
   return xenOf(words, memory, layout);
 }

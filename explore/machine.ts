@@ -26,13 +26,15 @@ import {
   SLOT_DEAD,
   SLOT_KIND_VCPU,
   SLOT_LIVE,
+  WALK_TABLE,
 } from "../shared/layout.ts";
-import { NOT_PRESENT } from "../shared/limits.ts";
+import { NOT_PRESENT, PAGE_SIZE, WORDS_PER_PAGE } from "../shared/limits.ts";
 import type { MachineModel } from "../shared/machine.ts";
 import { MachineMemory, wordsOf } from "../shared/mem.ts";
+import { ACCESS_WRITE, walk } from "../shared/mmu.ts";
 import { actorOf, canStep, endActor, freeSlot, isOver, stepActor } from "./actor.ts";
 import { type MachineImage, restoreImage } from "./image.ts";
-import { HYPERVISOR } from "./scheduler.ts";
+import { HYPERVISOR, type Scene } from "./scheduler.ts";
 import {
   type Actor,
   type ExploreOptions,
@@ -52,8 +54,11 @@ const SCHEDULE_KEPT = 1_000_000;
  * A machine whose boot domains exist and are unpaused, and where every slot that `partOf` knows has its program:
  * booted afresh from a model, or restored from an image, which takes a fraction of the time.
  */
-export function buildMachine(from: MachineModel | MachineImage, options: ExploreOptions): Machine {
-  const xen = "bootWords" in from ? restoreImage(from) : bootFresh(from);
+export const buildMachine = (from: MachineModel | MachineImage, options: ExploreOptions): Machine =>
+  machineOver("bootWords" in from ? restoreImage(from) : bootFresh(from), options);
+
+/** The same over a hypervisor that has booted already, in the buffers that it has. */
+export function machineOver(xen: Xen, options: ExploreOptions): Machine {
   const slots = xen.model.limits.slots;
   const machine: Machine = {
     model: xen.model,
@@ -67,6 +72,7 @@ export function buildMachine(from: MachineModel | MachineImage, options: Explore
     deaths: [],
     schedule: [],
     findings: [],
+    log: undefined,
     candidates: new Int32Array(slots + 1),
     asked: new Int32Array(slots),
     clockMs: 0,
@@ -75,7 +81,7 @@ export function buildMachine(from: MachineModel | MachineImage, options: Explore
     inHandler: false,
     inPoint: false,
   };
-  options.scheduler.begin(options.seed);
+  options.scheduler.begin(options.seed, sceneOf(machine));
   if (options.points) xen.memory.onGuestWord = () => pointInHandler(machine);
   attendSlots(machine);
   return machine;
@@ -159,6 +165,7 @@ function choose(machine: Machine, count: number): number {
   if (machine.schedule.length < SCHEDULE_KEPT) machine.schedule.push(choice);
   machine.steps++;
   mix(machine, choice);
+  machine.log?.step(choice, machine.candidates, count);
   return choice;
 }
 
@@ -203,4 +210,25 @@ function pointInHandler(machine: Machine): void {
     move(machine, choice);
   }
   machine.inPoint = false;
+}
+
+const sceneOf = (machine: Machine): Scene => ({
+  pending: (task) => {
+    const actor = task === HYPERVISOR ? undefined : machine.actors[task];
+    return actor === undefined ? 0 : pendingOf(machine, actor);
+  },
+});
+
+/** The word that an actor at a point is about to touch, as `Scene.pending` names it. */
+function pendingOf(machine: Machine, actor: Actor): number {
+  if (actor.state !== "ready" || actor.pendingAccess === 0) return 0;
+  const { words, layout, memory } = machine;
+  if (line(machine, actor.slot, LINE.MODE) !== WALK_TABLE) return 0;
+  const root = line(machine, actor.slot, LINE.ROOT);
+  if (root === NOT_PRESENT) return 0;
+  const page = Math.floor(actor.pendingAddress / PAGE_SIZE);
+  const found = walk(layout, words, memory, root, page);
+  if (found < 0) return 0;
+  const word = (found >>> 3) * WORDS_PER_PAGE + ((actor.pendingAddress % PAGE_SIZE) >> 2);
+  return word * 2 + ((actor.pendingAccess & ACCESS_WRITE) === 0 ? 0 : 1);
 }

@@ -33,6 +33,9 @@ export interface Actor {
   seen: number;
   /** Virtual millisecond at which a sleeping actor goes on. */
   wakeAtMs: number;
+  /** What an actor at a point is about to touch: a guest address, and ACCESS_*; 0: nothing that it has named. */
+  pendingAddress: number;
+  pendingAccess: number;
   hash: ReturnType<Host["sha256"]> | undefined;
   result: unknown;
   error: unknown;
@@ -51,6 +54,11 @@ export interface Death {
   readonly name: string;
   readonly state: "oops" | "killed";
   readonly error: unknown;
+}
+
+/** Is told of each choice before it is carried out. */
+export interface StepLog {
+  step(choice: number, candidates: Int32Array, count: number): void;
 }
 
 export interface ExploreOptions {
@@ -80,8 +88,10 @@ export interface Machine {
   readonly deaths: Death[];
   /** Who moved, in order: what the replay scheduler repeats. */
   readonly schedule: number[];
-  /** Violations that the audit found; the run ends at the first. */
+  /** Violations; the run ends at the first. */
   readonly findings: string[];
+  /** Who is told of every step and every access, when somebody wants to know. */
+  log: StepLog | undefined;
   readonly candidates: Int32Array;
   /** By slot: 1 once `partOf` has been asked about the actor that has it. */
   readonly asked: Int32Array;

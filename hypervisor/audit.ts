@@ -44,7 +44,7 @@ import type { Xen } from "./xen.ts";
 type Invariant = (xen: Xen, census: Census) => string[];
 
 /** Every invariant that is judged whatever the guests do, by name. */
-const INVARIANTS: Readonly<Record<string, Invariant>> = {
+export const INVARIANTS: Readonly<Record<string, Invariant>> = {
   frameCounts,
   frameOwners,
   pageLists,
@@ -73,6 +73,14 @@ const INVARIANTS: Readonly<Record<string, Invariant>> = {
   pollers,
 };
 
+type GuestInvariant = (xen: Xen, census: Census, hostile: (domid: number) => boolean) => string[];
+
+/** Invariants of words that guests write too, by name. */
+export const GUEST_INVARIANTS: Readonly<Record<string, GuestInvariant>> = {
+  statusBits,
+  fifoQueues,
+};
+
 export interface AuditOptions {
   /** Domains whose guests may write anything: their grant flags and event words are not judged. Nobody, unless told. */
   readonly hostile?: (domid: number) => boolean;
@@ -85,5 +93,8 @@ export function audit(xen: Xen, options: AuditOptions = {}): string[] {
   const census = takeCensus(xen);
   const found = Object.values(INVARIANTS).flatMap((invariant) => invariant(xen, census));
   const hostile = options.hostile ?? nobody;
-  return [...found, ...statusBits(xen, census, hostile), ...fifoQueues(xen, census, hostile)];
+  return [
+    ...found,
+    ...Object.values(GUEST_INVARIANTS).flatMap((invariant) => invariant(xen, census, hostile)),
+  ];
 }

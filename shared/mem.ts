@@ -147,3 +147,125 @@ export class MachineMemory {
     this.#pages.zero(frame * PAGE_SIZE, PAGE_SIZE);
   }
 }
+
+/** Kinds of an access, as bits. */
+export const TOUCH_READ = 1;
+export const TOUCH_WRITE = 2;
+export const TOUCH_ATOMIC = 4;
+
+/** Is told of an access before it is made: the explorer's reports, its dependency relation, its race detector. */
+export type OnTouch = (kind: number, frame: number, offset: number, length: number) => void;
+
+/**
+ * Machine memory whose accesses are seen: the explorer's. It knows which frames have been written since it was last
+ * asked, so that a fresh machine is a copy of those. Threads use the plain class, which knows nothing of this.
+ */
+export class WatchedMemory extends MachineMemory {
+  onTouch: OnTouch | undefined;
+  readonly #isDirty: Uint8Array;
+  readonly #dirty: FrameIndex[] = [];
+
+  constructor(buffer: ArrayBufferLike) {
+    super(buffer);
+    this.#isDirty = new Uint8Array(buffer.byteLength / PAGE_SIZE);
+  }
+
+  /** Calls `restore` for every frame written since the last call, and forgets them. */
+  cleanse(restore: (frame: FrameIndex) => void): void {
+    const frames = this.#dirty.splice(0);
+    for (const frame of frames) {
+      restore(frame);
+      this.#isDirty[frame] = 0;
+    }
+    // What `restore` wrote is clean.
+    this.#dirty.length = 0;
+  }
+
+  #mark(frame: FrameIndex): void {
+    if (this.#isDirty[frame] !== 0) return;
+    this.#isDirty[frame] = 1;
+    this.#dirty.push(frame);
+  }
+
+  override load(frame: FrameIndex, offset: number): number {
+    this.onTouch?.(TOUCH_READ | TOUCH_ATOMIC, frame, offset, 4);
+    return super.load(frame, offset);
+  }
+  override store(frame: FrameIndex, offset: number, value: number): void {
+    this.onTouch?.(TOUCH_WRITE | TOUCH_ATOMIC, frame, offset, 4);
+    this.#mark(frame);
+    super.store(frame, offset, value);
+  }
+  override or(frame: FrameIndex, offset: number, bits: number): number {
+    this.onTouch?.(TOUCH_READ | TOUCH_WRITE | TOUCH_ATOMIC, frame, offset, 4);
+    this.#mark(frame);
+    return super.or(frame, offset, bits);
+  }
+  override and(frame: FrameIndex, offset: number, bits: number): number {
+    this.onTouch?.(TOUCH_READ | TOUCH_WRITE | TOUCH_ATOMIC, frame, offset, 4);
+    this.#mark(frame);
+    return super.and(frame, offset, bits);
+  }
+  override exchange(frame: FrameIndex, offset: number, value: number): number {
+    this.onTouch?.(TOUCH_READ | TOUCH_WRITE | TOUCH_ATOMIC, frame, offset, 4);
+    this.#mark(frame);
+    return super.exchange(frame, offset, value);
+  }
+  override compareExchange(
+    frame: FrameIndex,
+    offset: number,
+    expected: number,
+    next: number,
+  ): number {
+    this.onTouch?.(TOUCH_READ | TOUCH_WRITE | TOUCH_ATOMIC, frame, offset, 4);
+    this.#mark(frame);
+    return super.compareExchange(frame, offset, expected, next);
+  }
+  override peek(frame: FrameIndex, offset: number): number {
+    this.onTouch?.(TOUCH_READ, frame, offset, 4);
+    return super.peek(frame, offset);
+  }
+  override poke(frame: FrameIndex, offset: number, value: number): void {
+    this.onTouch?.(TOUCH_WRITE, frame, offset, 4);
+    this.#mark(frame);
+    super.poke(frame, offset, value);
+  }
+  override read(
+    frame: FrameIndex,
+    offset: number,
+    into: Uint8Array,
+    at: number,
+    length: number,
+  ): void {
+    this.onTouch?.(TOUCH_READ, frame, offset, length);
+    super.read(frame, offset, into, at, length);
+  }
+  override write(
+    frame: FrameIndex,
+    offset: number,
+    from: Uint8Array,
+    at: number,
+    length: number,
+  ): void {
+    this.onTouch?.(TOUCH_WRITE, frame, offset, length);
+    this.#mark(frame);
+    super.write(frame, offset, from, at, length);
+  }
+  override copy(
+    to: FrameIndex,
+    toOffset: number,
+    from: FrameIndex,
+    fromOffset: number,
+    length: number,
+  ): void {
+    this.onTouch?.(TOUCH_READ, from, fromOffset, length);
+    this.onTouch?.(TOUCH_WRITE, to, toOffset, length);
+    this.#mark(to);
+    super.copy(to, toOffset, from, fromOffset, length);
+  }
+  override zero(frame: FrameIndex): void {
+    this.onTouch?.(TOUCH_WRITE, frame, 0, PAGE_SIZE);
+    this.#mark(frame);
+    super.zero(frame);
+  }
+}

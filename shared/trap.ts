@@ -40,6 +40,9 @@ export interface PointTrap {
   readonly name: string;
   /** Inside an access only other slots may be chosen, and the access goes on afterwards. */
   readonly inside: boolean;
+  /** Guest address (of a device: bus address) that is about to be touched, and how: 1 read, 2 write. Absent: none. */
+  readonly address?: number;
+  readonly access?: number;
 }
 /** Waits until the slot's event word differs from `seen`; resumed with the new value. */
 export interface BlockTrap {

@@ -1,0 +1,95 @@
+/**
+ * The checks of an explored run, each finding under the id of the invariant that it breaks.
+ *
+ *   step:  what can be seen for one step only: walkers that reach what is gone. After each step of the hypervisor
+ *   whole: the audit from nothing. At the end of a run, and after each step where a run asks for it
+ *
+ * Rule: a finding is `I-nn: sentence`. What the recorded Xen breaks too (known findings) is kept apart.
+ * Ours; ids are those of stress spec section 4. The sentences are the audit's.
+ */
+import { GUEST_INVARIANTS, INVARIANTS } from "../hypervisor/audit.ts";
+import { takeCensus } from "../hypervisor/audit-census.ts";
+import { KNOWN_FINDING, openAccesses, translations } from "../hypervisor/audit-walkers.ts";
+import { frameOwner, isRamFrame } from "../hypervisor/frame-table.ts";
+import { lineField, slotDomain, type Xen } from "../hypervisor/xen.ts";
+import { LINE } from "../shared/layout.ts";
+
+/** Id of each invariant of the audit. One that is not here is reported under its own name. */
+export const INVARIANT_IDS: Readonly<Record<string, string>> = {
+  frameCounts: "I-04",
+  frameOwners: "I-02",
+  pageLists: "I-01",
+  pools: "I-21",
+  xenHeap: "I-42",
+  xenHeapGfns: "I-11",
+  domainReferences: "I-23",
+  claims: "I-20",
+  pins: "I-15",
+  grantees: "I-16",
+  granters: "I-23",
+  handleLists: "I-14",
+  identityEntries: "I-07",
+  p2mEntries: "I-12",
+  directMap: "I-10",
+  translations: "I-09",
+  openAccesses: "I-09",
+  walkers: "I-37",
+  tablePages: "I-35",
+  deadDomains: "I-23",
+  eventPairs: "I-28",
+  fifoState: "I-29",
+  pollers: "I-27",
+  statusBits: "I-13",
+  fifoQueues: "I-29",
+};
+
+export interface Findings {
+  readonly broken: readonly string[];
+  /** Holes that the recorded Xen has as well. */
+  readonly known: readonly string[];
+}
+
+/** Recounts the whole machine. `hostile`: domains whose guests may write anything. */
+export function wholeCheck(xen: Xen, hostile: (domid: number) => boolean): Findings {
+  const census = takeCensus(xen);
+  const all: string[] = [];
+  for (const [name, invariant] of Object.entries(INVARIANTS)) {
+    for (const text of invariant(xen, census)) all.push(named(name, text));
+  }
+  for (const [name, invariant] of Object.entries(GUEST_INVARIANTS)) {
+    for (const text of invariant(xen, census, hostile)) all.push(named(name, text));
+  }
+  return sorted(all);
+}
+
+/**
+ * Whether some walker is inside an access to memory that it may not touch, or holds a translation that is not there any
+ * more. The common case takes no census: everybody is outside, or inside a page of its own domain.
+ */
+export function stepCheck(xen: Xen): Findings {
+  const stale = translations(xen).map((text) => named("translations", text));
+  if (!someInsideOther(xen)) return stale.length === 0 ? NOTHING : sorted(stale);
+  const open = openAccesses(xen, takeCensus(xen)).map((text) => named("openAccesses", text));
+  return sorted([...stale, ...open]);
+}
+
+const NOTHING: Findings = { broken: [], known: [] };
+
+function someInsideOther(xen: Xen): boolean {
+  for (let slot = 0; slot < xen.model.limits.slots; slot++) {
+    const frame = lineField(xen, slot, LINE.INSIDE) - 1;
+    if (frame >= 0 && isRamFrame(xen, frame) && frameOwner(xen, frame) !== slotDomain(xen, slot))
+      return true;
+  }
+  return false;
+}
+
+const named = (name: string, text: string): string => `${INVARIANT_IDS[name] ?? name}: ${text}`;
+
+const sorted = (all: readonly string[]): Findings => ({
+  broken: all.filter((text) => !text.includes(KNOWN_FINDING)),
+  known: all.filter((text) => text.includes(KNOWN_FINDING)),
+});
+
+/** `I-13` of `I-13: entry 8 ...`. */
+export const findingId = (finding: string): string => /^([A-Z]+-?\d+)/.exec(finding)?.[1] ?? "?";

@@ -1,0 +1,190 @@
+/**
+ * Many runs of one story, until something is found or the limit is reached.
+ *
+ *   measure: a few runs with fixed seeds show how long a run is
+ *   run i:   strategy -> scheduler -> run with the i-th seed -> judged
+ *
+ * Rules: an exploration is decided by story, strategy and seed. Every 64th run is made twice and must leave the same trace
+ * (D-1); every 256th is audited from nothing after each step. Who calls may stop it between two runs.
+ * Ours; stress spec sections 2.2, 2.5 and 4.
+ */
+
+import { isOver } from "./actor.ts";
+import { findingId } from "./checks.ts";
+import { randomScheduler } from "./random.ts";
+import type { Outcome } from "./run.ts";
+import { type PreparedStory, runStory, type StoryRun } from "./story.ts";
+import { type Deviation, deviationScheduler, recorder } from "./strategies/deviations.ts";
+import { type Shape, type Strategy, strategyNamed } from "./strategies/portfolio.ts";
+
+/** Runs that measure a story. */
+const MEASURE_RUNS = 4;
+const CHECK_TWICE_EVERY = 64;
+const AUDIT_EVERY = 256;
+
+export interface Failure {
+  /** Id of what is broken: `I-13`, `L-2`, `D-1`; `bug` for an assertion of the emulator. */
+  readonly id: string;
+  readonly findings: readonly string[];
+  /** Number of the run, from 1. */
+  readonly schedule: number;
+  readonly seed: number;
+  readonly strategy: string;
+  readonly deviations: readonly Deviation[];
+  readonly numbers: readonly number[];
+  readonly steps: number;
+  readonly traceHash: number;
+  /** Whether the whole audit ran after each step. */
+  readonly everyStep: boolean;
+}
+
+export interface Exploration {
+  readonly failure: Failure | undefined;
+  readonly schedules: number;
+  readonly steps: number;
+  /** Contested choices of a run, as measured. */
+  readonly points: number;
+  /** Whether an enumeration has made every run; undefined: the strategy has no end. */
+  readonly finished: boolean | undefined;
+  /** `sometimes` conditions that never held. */
+  readonly never: readonly string[];
+  /** Findings that the recorded Xen has as well. */
+  readonly known: readonly string[];
+}
+
+export interface Limits {
+  readonly schedules: number;
+  readonly seed: number;
+  readonly strategy: string;
+  /** Makes every pct run of the portfolio one of this depth. */
+  readonly depth?: number;
+  /** Number of the first run, from 0. */
+  readonly first?: number;
+  readonly without?: readonly string[];
+  /** Asked before each run: true ends the exploration. */
+  readonly stop?: (schedules: number) => boolean;
+}
+
+/** Seed of a run: the first one's is the exploration's own, so that one run can be asked for by its seed. */
+export const runSeed = (seed: number, run: number): number =>
+  run === 0 ? seed | 0 : mixSeeds(seed, run);
+
+function mixSeeds(seed: number, run: number): number {
+  let hash = Math.imul(seed ^ 0x9e3779b9, 0x85ebca6b) ^ Math.imul(run, 0xc2b2ae35);
+  hash = Math.imul(hash ^ (hash >>> 15), 0x2c1b3c6d);
+  return (hash ^ (hash >>> 13)) >>> 0;
+}
+
+/** How long a run is. */
+export function measureStory(prepared: PreparedStory, without: readonly string[] = []): Shape {
+  const steps: number[] = [];
+  let points = 0;
+  for (let seed = 1; seed <= MEASURE_RUNS; seed++) {
+    const scheduler = recorder(randomScheduler());
+    const { machine } = runStory(prepared, { seed, scheduler, without });
+    points = Math.max(points, scheduler.points);
+    const taken: number[] = [];
+    for (const task of machine.schedule) taken[task + 1] = (taken[task + 1] ?? 0) + 1;
+    taken.forEach((count, task) => {
+      steps[task] = Math.max(steps[task] ?? 0, count);
+    });
+  }
+  const faults = (prepared.story.others ?? [])
+    .filter(({ isFault, name }) => isFault === true && !without.includes(name))
+    .map(({ slot }) => slot);
+  return { points, steps, faults };
+}
+
+/** Undefined: no strategy has that name. */
+export function explore(prepared: PreparedStory, limits: Limits): Exploration | undefined {
+  const shape = measureStory(prepared, limits.without);
+  const strategy = strategyNamed(limits.strategy, shape, limits.depth);
+  return strategy === undefined ? undefined : search(prepared, limits, shape, strategy);
+}
+
+function search(
+  prepared: PreparedStory,
+  limits: Limits,
+  shape: Shape,
+  strategy: Strategy,
+): Exploration {
+  const held = new Set<string>();
+  const known = new Set<string>();
+  const first = limits.first ?? 0;
+  let steps = 0;
+  let failure: Failure | undefined;
+  let done = 0;
+  while (done < limits.schedules && failure === undefined) {
+    if (limits.stop?.(done) === true) break;
+    const number = first + done;
+    const turn = strategy.next(number);
+    if (turn === undefined) break;
+    const scheduler = recorder(turn.scheduler);
+    const seed = runSeed(limits.seed, number);
+    const everyStep = number % AUDIT_EVERY === AUDIT_EVERY - 1;
+    const options = { seed, scheduler, everyStep, without: limits.without ?? [] };
+    const run = runStory(prepared, options);
+    done++;
+    steps += run.outcome.steps;
+    noteSometimes(prepared, run, held);
+    for (const hole of run.known) known.add(hole);
+    const again =
+      number % CHECK_TWICE_EVERY === CHECK_TWICE_EVERY - 1
+        ? differs(prepared, run.outcome, scheduler, everyStep, options.without)
+        : undefined;
+    if (run.outcome.verdict === "finished" && again === undefined) continue;
+    const findings = run.outcome.verdict === "finished" ? [again ?? ""] : run.outcome.findings;
+    failure = {
+      id: idOf(run.outcome, findings),
+      findings,
+      schedule: done,
+      seed,
+      strategy: turn.strategy,
+      deviations: scheduler.deviations,
+      numbers: scheduler.numbers,
+      steps: run.outcome.steps,
+      traceHash: run.outcome.traceHash,
+      everyStep,
+    };
+  }
+  const conditions = Object.keys(prepared.story.sometimes ?? {});
+  return {
+    failure,
+    schedules: done,
+    steps,
+    points: shape.points,
+    finished: strategy.finished(),
+    never: conditions.filter((name) => !held.has(name)),
+    known: [...known],
+  };
+}
+
+function noteSometimes({ story }: PreparedStory, run: StoryRun, held: Set<string>): void {
+  for (const [name, holds] of Object.entries(story.sometimes ?? {})) {
+    if (!held.has(name) && holds(run.notes, run.machine)) held.add(name);
+  }
+}
+
+const idOf = (outcome: Outcome, findings: readonly string[]): string =>
+  outcome.verdict === "bug" ? "bug" : findingId(findings[0] ?? "");
+
+/** Makes the same choices again: the trace must be the same (D-1). */
+function differs(
+  prepared: PreparedStory,
+  outcome: Outcome,
+  scheduler: { readonly deviations: readonly Deviation[]; readonly numbers: readonly number[] },
+  everyStep: boolean,
+  without: readonly string[],
+): string | undefined {
+  const { seed, traceHash } = outcome;
+  const again = deviationScheduler(scheduler.deviations, scheduler.numbers);
+  const second = runStory(prepared, { seed, scheduler: again, everyStep, without });
+  if (second.outcome.traceHash === traceHash) return undefined;
+  return `D-1: the same choices left trace ${second.outcome.traceHash}, not ${traceHash}`;
+}
+
+/** Tasks that had not ended, with what they waited for: the wait graph of a run that is stuck. */
+export const waiters = ({ machine }: StoryRun): readonly string[] =>
+  machine.actors.flatMap((actor) =>
+    actor === undefined || isOver(actor) ? [] : [`${actor.part.name} ${actor.state}`],
+  );

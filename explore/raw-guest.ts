@@ -1,0 +1,216 @@
+/**
+ * What the program of a focused story has in its hands: one vCPU without a kernel, its grant table, and the hypercalls.
+ *
+ * Rules: loads and stores of `cpu` are points; marshalling the arguments of a hypercall is none, because nobody else in a
+ * story looks at them. A program that finds something wrong says so with `wrong`, under the id of the invariant: the
+ * run ends there as it does when the audit finds something.
+ * Ours; as XTF's tests, which talk to the hypervisor directly.
+ */
+
+import { mapGrantRefs, mapOp, unmapGrantRefs, unmapOp } from "../domains/grant-calls.ts";
+import { type CopyEnd, copyOp, gnttabBatchCopy } from "../domains/grant-copy.ts";
+import { addToPhysmap, freshArguments, memoryOp, setU64 } from "../domains/hypercalls.ts";
+import { type ArgumentArea, type Caller, createCaller } from "../domains/kernel.ts";
+import {
+  type Cpu,
+  compareExchangeWord,
+  GuestFault,
+  loadWord,
+  POINT,
+  storeWord,
+} from "../domains/memory.ts";
+import {
+  GNTMAP_host_map,
+  GNTMAP_readonly,
+  GTF_permit_access,
+  GTF_reading,
+  GTF_readonly,
+  GTF_writing,
+} from "../shared/abi/grant.ts";
+import {
+  RESERVATION_SIZE,
+  XENMAPSPACE_grant_table,
+  XENMEM_decrease_reservation,
+  XENMEM_populate_physmap,
+} from "../shared/abi/memory.ts";
+import { DOMID_SELF } from "../shared/abi/xen.ts";
+import { at } from "../shared/assert.ts";
+import { bootInfoOf } from "../shared/boot-info.ts";
+import { DOM, domainOf } from "../shared/layout.ts";
+import { GRANT_ENTRY_BYTES, PAGE_SIZE } from "../shared/limits.ts";
+import { Mmu } from "../shared/mmu.ts";
+import { hypercallTrap, type Program, TRAP_BLOCK } from "../shared/trap.ts";
+import type { Machine } from "./state.ts";
+import { GRANT_GFN, RAM } from "./stories/machines.ts";
+
+/** Pages of RAM that hold the arguments of each vCPU's hypercalls, from here on. */
+const ARGUMENTS = 32;
+const ARGUMENT_PAGES_A_VCPU = 4;
+
+export interface Guest {
+  readonly machine: Machine;
+  readonly domid: number;
+  readonly slot: number;
+  /** Its accesses are points. */
+  readonly cpu: Cpu;
+  /** Its own are none. */
+  readonly caller: Caller;
+}
+
+/**
+ * vCPU `vcpu` of a domain that is there. `areas`, by slot, keeps what arguments are put together in from run to run: a
+ * hypercall clears what it uses of it.
+ */
+export function rawGuest(
+  machine: Machine,
+  domid: number,
+  vcpu: number,
+  areas: (ArgumentArea | undefined)[],
+): Guest {
+  const { words, memory, layout, model } = machine;
+  const slot = at(words, domainOf(layout, domid) + DOM.SLOT + vcpu);
+  const index = at(words, domainOf(layout, domid) + DOM.MODEL);
+  const cpu: Cpu = {
+    mmu: new Mmu(words, memory, layout, slot),
+    words,
+    layout,
+    slot,
+    points: true,
+    boot: bootInfoOf(model, index, domid),
+  };
+  const page = ramOf(machine, domid) + ARGUMENTS + vcpu * ARGUMENT_PAGES_A_VCPU;
+  const quiet: Cpu = { ...cpu, points: false };
+  areas[slot] ??= createCaller(quiet, page * PAGE_SIZE).arguments;
+  const caller = { cpu: quiet, arguments: areas[slot], call: hypercallTrap() };
+  return { machine, domid, slot, cpu, caller };
+}
+
+/** First gfn of a domain's RAM. */
+function ramOf({ words, layout, model }: Machine, domid: number): number {
+  return model.domains[at(words, domainOf(layout, domid) + DOM.MODEL)]?.ramGfn ?? RAM;
+}
+
+/** Ends the run: `id` is the invariant that does not hold. */
+export function wrong(guest: Guest, id: string, text: string): void {
+  guest.machine.findings.push(`${id}: ${text}`);
+}
+
+/** Maps the guest's own grant frame where the story looks for it. */
+export function* openGrantTable(guest: Guest): Program {
+  yield* addToPhysmap(guest.caller, XENMAPSPACE_grant_table, 0, GRANT_GFN);
+}
+
+/** Guest address of the header of entry `ref`; the frame word follows it. */
+export const headerOf = (ref: number): number => GRANT_GFN * PAGE_SIZE + ref * GRANT_ENTRY_BYTES;
+
+/** gnttab_grant_foreign_access_ref: the frame first, then domid and flags in one word. */
+export function* grant(guest: Guest, ref: number, gfn: number, to: number, flags = 0): Program {
+  yield* storeWord(guest.cpu, headerOf(ref) + 4, gfn);
+  yield* storeWord(guest.cpu, headerOf(ref), GTF_permit_access | flags | (to << 16));
+}
+
+/** gnttab_end_foreign_access_ref, tried `tries` times: whether nobody has the page any more. */
+export function* withdraw(guest: Guest, ref: number, tries = 1): Program<boolean> {
+  for (let attempt = 0; attempt < tries; attempt++) {
+    const header = yield* loadWord(guest.cpu, headerOf(ref));
+    if ((header & (GTF_reading | GTF_writing)) !== 0) continue;
+    if ((yield* compareExchangeWord(guest.cpu, headerOf(ref), header, 0)) === header) return true;
+  }
+  return false;
+}
+
+export interface Mapped {
+  readonly status: number;
+  readonly handle: number;
+}
+
+/** Maps entry `ref` of `granter` at `gfn`. */
+export function* map(
+  guest: Guest,
+  granter: number,
+  ref: number,
+  gfn: number,
+  readonly: 0 | 1 = 0,
+): Program<Mapped> {
+  const flags = GNTMAP_host_map | (readonly === 1 ? GNTMAP_readonly : 0);
+  const op = mapOp(gfn * PAGE_SIZE, flags, ref, granter);
+  yield* mapGrantRefs(guest.caller, [op]);
+  if (op.status > 0) wrong(guest, "I-31", `a map answered ${op.status}, which is no status`);
+  return { status: op.status, handle: op.handle };
+}
+
+/** Unmaps; returns the status. */
+export function* unmap(guest: Guest, gfn: number, handle: number): Program<number> {
+  const op = unmapOp(gfn * PAGE_SIZE, handle);
+  yield* unmapGrantRefs(guest.caller, [op]);
+  return op.status;
+}
+
+/** Copies `length` bytes between grants and own pages; returns the status. */
+export function* copy(
+  guest: Guest,
+  source: CopyEnd,
+  dest: CopyEnd,
+  length: number,
+): Program<number> {
+  const op = copyOp(source, dest, length);
+  yield* gnttabBatchCopy(guest.caller, [op]);
+  return op.status;
+}
+
+/** One page of a reservation call: extents completed. */
+function* reservation(guest: Guest, command: number, gfn: number, order: number): Program<number> {
+  const view = freshArguments(guest.caller, RESERVATION_SIZE + 8);
+  setU64(view, 0, guest.caller.arguments.gaddr + RESERVATION_SIZE);
+  setU64(view, 8, 1);
+  view.setUint32(16, order, true);
+  view.setUint16(24, DOMID_SELF, true);
+  setU64(view, RESERVATION_SIZE, gfn);
+  return yield* memoryOp(guest.caller, command, RESERVATION_SIZE + 8);
+}
+
+/** Gives the page at `gfn` back to the hypervisor: 1, or 0 when it is refused. */
+export const release = (guest: Guest, gfn: number, order = 0): Program<number> =>
+  reservation(guest, XENMEM_decrease_reservation, gfn, order);
+
+/** Asks for a page at `gfn`: 1, or 0 when it is refused. */
+export const populate = (guest: Guest, gfn: number, order = 0): Program<number> =>
+  reservation(guest, XENMEM_populate_physmap, gfn, order);
+
+/** Loads the first word of a page; undefined: nothing is mapped there, or not for reading. */
+export function* tryLoad(guest: Guest, gaddr: number): Program<number | undefined> {
+  try {
+    return yield* loadWord(guest.cpu, gaddr);
+  } catch (error) {
+    if (error instanceof GuestFault) return undefined;
+    throw error;
+  }
+}
+
+/** Stores a word: whether anything is mapped there that may be written. */
+export function* tryStore(guest: Guest, gaddr: number, value: number): Program<boolean> {
+  try {
+    yield* storeWord(guest.cpu, gaddr, value);
+    return true;
+  } catch (error) {
+    if (error instanceof GuestFault) return false;
+    throw error;
+  }
+}
+
+/** Lets others go first until `ready` holds; gives up after `tries`. */
+export function* until(ready: () => boolean, tries = 200): Program<boolean> {
+  for (let attempt = 0; attempt < tries; attempt++) {
+    if (ready()) return true;
+    yield POINT;
+  }
+  return false;
+}
+
+/** Sleeps until the event word of the vCPU differs from `seen`. */
+export function* sleepOn(seen: number): Program<number> {
+  return yield { kind: TRAP_BLOCK, seen };
+}
+
+/** Whether a header says that nobody may write through the grant. */
+export const isReadonly = (header: number): boolean => (header & GTF_readonly) !== 0;
