@@ -12,7 +12,8 @@ import { takeCensus } from "../hypervisor/audit-census.ts";
 import { KNOWN_FINDING, openAccesses, translations } from "../hypervisor/audit-walkers.ts";
 import { frameOwner, isRamFrame } from "../hypervisor/frame-table.ts";
 import { lineField, slotDomain, type Xen } from "../hypervisor/xen.ts";
-import { LINE } from "../shared/layout.ts";
+import { LINE, PGC_xen_heap } from "../shared/layout.ts";
+import type { MachineImage } from "./image.ts";
 
 /** Id of each invariant of the audit. One that is not here is reported under its own name. */
 export const INVARIANT_IDS: Readonly<Record<string, string>> = {
@@ -60,6 +61,39 @@ export function wholeCheck(xen: Xen, hostile: (domid: number) => boolean): Findi
     for (const text of invariant(xen, census, hostile)) all.push(named(name, text));
   }
   return sorted(all);
+}
+
+/**
+ * Names the state that the whole audit judges, so that one that has been judged need not be judged again: two hashes over
+ * the hypervisor's tables and over the frames that are not plain RAM. What only counts events (traces, channels, TLBs,
+ * generations) is left out; TLBs and open accesses are the step's check.
+ */
+export function stateKey(image: MachineImage): number {
+  const { words, layout, memory, bootWords } = image;
+  let one = 0x811c9dc5;
+  let other = 0x2545f491;
+  const ranges = [
+    [layout.frameCount, layout.frameGeneration],
+    [layout.holds, layout.samples],
+    [layout.domains, layout.faults],
+  ] as const;
+  for (const [from, to] of ranges) {
+    for (let i = from; i < to; i++) {
+      const word = words[i] ?? 0;
+      if (word === bootWords[i]) continue;
+      one = Math.imul((one ^ word) + i, 0x01000193);
+      other = Math.imul(other + word, 0x85ebca6b) ^ i;
+    }
+  }
+  for (const frame of memory.dirty) {
+    const plain = (words[layout.frameOwner + frame] ?? -1) >= 0;
+    if (plain && ((words[layout.frameCount + frame] ?? 0) & PGC_xen_heap) === 0) continue;
+    const content = memory.hash(frame, frame + 1);
+    // The order in which frames were written says nothing.
+    one = (one + Math.imul(content, 0x9e3779b1)) | 0;
+    other ^= Math.imul(content ^ frame, 0xc2b2ae35);
+  }
+  return (one >>> 0) * 2 ** 21 + ((other >>> 0) & 0x1fffff);
 }
 
 /**

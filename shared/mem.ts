@@ -153,6 +153,8 @@ export const TOUCH_READ = 1;
 export const TOUCH_WRITE = 2;
 export const TOUCH_ATOMIC = 4;
 
+const HASH_PRIME = 0x01000193;
+
 /** Is told of an access before it is made: the explorer's reports, its dependency relation, its race detector. */
 export type OnTouch = (kind: number, frame: number, offset: number, length: number) => void;
 
@@ -162,11 +164,13 @@ export type OnTouch = (kind: number, frame: number, offset: number, length: numb
  */
 export class WatchedMemory extends MachineMemory {
   onTouch: OnTouch | undefined;
+  readonly #cells: Int32Array;
   readonly #isDirty: Uint8Array;
   readonly #dirty: FrameIndex[] = [];
 
   constructor(buffer: ArrayBufferLike) {
     super(buffer);
+    this.#cells = new Int32Array(buffer);
     this.#isDirty = new Uint8Array(buffer.byteLength / PAGE_SIZE);
   }
 
@@ -179,6 +183,23 @@ export class WatchedMemory extends MachineMemory {
     }
     // What `restore` wrote is clean.
     this.#dirty.length = 0;
+  }
+
+  /** Frames written since the last `cleanse`. */
+  get dirty(): readonly FrameIndex[] {
+    return this.#dirty;
+  }
+
+  /** Folds the words of a frame that are not zero into a hash. */
+  hash(frame: FrameIndex, seed: number): number {
+    const cells = this.#cells;
+    const first = frame * WORDS_PER_PAGE;
+    let hash = seed;
+    for (let i = 0; i < WORDS_PER_PAGE; i++) {
+      const word = cells[first + i] ?? 0;
+      if (word !== 0) hash = Math.imul((hash ^ word) + i, HASH_PRIME);
+    }
+    return hash;
   }
 
   #mark(frame: FrameIndex): void {

@@ -1,0 +1,135 @@
+/** Mutants of grant tables (stress spec 11.1). */
+import type { Mutant } from "./mutant.ts";
+
+export const GRANT_MUTANTS: readonly Mutant[] = [
+  {
+    id: "M01",
+    name: "free-signal-early",
+    origin: "XSA-218",
+    mechanism: "pins and usage bits go before the flush that takes the mapper's translations away",
+    patches: [
+      {
+        file: "hypervisor/grant-unmap.ts",
+        from: "    if (startFlush(xen, caller.slot, caller.domid) > 0) yield GAP_FLUSH;\n    releaseHolds(xen, caller.slot);\n",
+        to: "    releaseHolds(xen, caller.slot);\n    if (startFlush(xen, caller.slot, caller.domid) > 0) yield GAP_FLUSH;\n",
+      },
+    ],
+    story: "revoke",
+    depth: 2,
+    caughtBy: ["I-09", "I-13", "I-17"],
+  },
+  {
+    id: "M06",
+    name: "copy-clears-device-use",
+    origin: "XSA-230",
+    mechanism: "the end of a copy clears the usage bits although a mapping still has the page",
+    patches: [
+      {
+        file: "hypervisor/active-entry.ts",
+        from: "let clear = pin === 0 ? GTF_reading : 0;",
+        to: "let clear = GTF_reading;",
+      },
+    ],
+    story: "copy-mapped",
+    depth: 1,
+    caughtBy: ["I-13"],
+  },
+  {
+    id: "M09",
+    name: "copy-takes-shared-frame",
+    origin: "XSA-500",
+    mechanism: "a copy through a pinned entry takes the frame that the shared entry names now",
+    patches: [
+      {
+        file: "hypervisor/grant-copy.ts",
+        from: "if (pin === 0) return grantedFrame(xen, granter, sharedGfn(xen, granter, ref));\n  const frame",
+        to: "if (pin !== 2) return grantedFrame(xen, granter, sharedGfn(xen, granter, ref));\n  const frame",
+      },
+    ],
+    story: "copy-pinned",
+    depth: 2,
+    caughtBy: ["I-16", "I-26", "I-04"],
+  },
+  {
+    id: "M15",
+    name: "partial-unmap-underflow",
+    origin: "XSA-394",
+    mechanism:
+      "the count of live mappings goes down for every successful unmap, also one that leaves the mapping",
+    patches: [
+      {
+        file: "hypervisor/grant-unmap.ts",
+        from: "  if (hostAddress === 0 || (flags & GNTMAP_host_map) === 0) return GNTST_okay;\n",
+        to: "  if (hostAddress === 0 || (flags & GNTMAP_host_map) === 0) {\n    addDomainField(xen, mapper, DOM.MAPPINGS, -1);\n    return GNTST_okay;\n  }\n",
+      },
+    ],
+    story: "partial-unmap",
+    depth: 1,
+    caughtBy: ["I-06", "I-14", "I-15"],
+  },
+  {
+    id: "M18",
+    name: "positive-error",
+    origin: "XSA-316",
+    mechanism: "a map that is refused by the entry reports 1 instead of a negative status",
+    patches: [
+      {
+        file: "hypervisor/grant-map.ts",
+        from: "      xen.args.setU16(MAP_STATUS, mapping);\n",
+        to: "      xen.args.setU16(MAP_STATUS, mapping === GNTST_general_error ? 1 : mapping);\n",
+      },
+    ],
+    story: "refused-map",
+    depth: 1,
+    caughtBy: ["I-31"],
+  },
+  {
+    id: "M23",
+    name: "header-load-store",
+    origin: "classic",
+    mechanism: "the usage bit is set by a load and a store instead of one compare-exchange",
+    patches: [
+      {
+        file: "hypervisor/active-entry.ts",
+        from: "    const seen = xen.memory.compareExchange(frame, offset, header, next);\n",
+        to: "    const seen = header;\n    xen.memory.store(frame, offset, next);\n",
+      },
+    ],
+    story: "revoke",
+    depth: 2,
+    caughtBy: ["I-17", "I-13"],
+  },
+  {
+    id: "M24",
+    name: "unbounded-retry",
+    origin: "XSA-295",
+    mechanism: "the compare-exchange loop on the guest's word has no bound",
+    patches: [
+      {
+        file: "hypervisor/active-entry.ts",
+        from: "attempt < CMPXCHG_ATTEMPTS_MAX; attempt++) {\n    const kind",
+        to: "attempt < Number.POSITIVE_INFINITY; attempt++) {\n    const kind",
+      },
+    ],
+    story: "rewrite-header",
+    depth: 1,
+    caughtBy: ["I-41", "L-4"],
+  },
+  {
+    id: "M58",
+    name: "read-only-lost",
+    origin: "classic",
+    mechanism:
+      "the read-only flag is tested on the first value of the header, the mapping made with a later one",
+    patches: [
+      {
+        file: "hypervisor/active-entry.ts",
+        from: "    if (!readonly && (header & GTF_readonly) !== 0) return GNTST_general_error;\n    const next",
+        to: "    if (attempt === 0 && !readonly && (header & GTF_readonly) !== 0) return GNTST_general_error;\n    const next",
+      },
+    ],
+    story: "flip-readonly",
+    depth: 2,
+    caughtBy: ["I-18"],
+  },
+];
