@@ -168,6 +168,39 @@ function litmusCommand(): Command {
     });
 }
 
+function exploreCommand(): Command {
+  return new Command("explore")
+    .description("many schedules of one focused story in one thread, or the catalogue of mutants")
+    .argument("[story]", "without it: the stories, one line each")
+    .option("--schedules <n>", "runs, at most", positive, 10_000)
+    .option("--strategy <name>", "portfolio, random, pct(2), preempt(2), dpor, ...", "portfolio")
+    .option("--seed <n>", "seed of the exploration; of one run, with --schedules 1", seed, 1)
+    .option("--first <n>", "number of the first run, from 0", whole, 0)
+    .option("--record <file>", "write a failure for `replay`")
+    .option("--html <file>", "write a failure's report as one HTML page")
+    .option("--mutant <id>", "explore the sources with this bug in them")
+    .option("--mutants [ids]", "every bug of the catalogue, or those named: M01,M09")
+    .option("--seeds <n>", "campaign seeds of each mutant", positive, 20)
+    .option("--jobs <n>", "mutants at once", positive, 1)
+    .option("--json", "one JSON document on stdout")
+    .option("--no-progress", "no status line")
+    .action(async (story: string | undefined, options) => {
+      process.exitCode = await (await import("./explore.ts")).explore(story, options);
+    });
+}
+
+function replayCommand(): Command {
+  return new Command("replay")
+    .description("a failure that `explore --record` has written, again, step by step")
+    .argument("<file>")
+    .option("--continue", "go on where the run differs from the recording")
+    .option("--html <file>", "write the report as one HTML page")
+    .option("--json", "one JSON document on stdout")
+    .action(async (file: string, options) => {
+      process.exitCode = await (await import("./replay.ts")).replay(file, options);
+    });
+}
+
 function program(): Command {
   const commands = [
     runCommand(),
@@ -176,6 +209,8 @@ function program(): Command {
     xlatCommand(),
     conformCommand(),
     litmusCommand(),
+    exploreCommand(),
+    replayCommand(),
   ];
   const root = new Command("gfn2mfn")
     .description(

@@ -9,6 +9,7 @@
 import { at, EmulatorBug, unreachable } from "../shared/assert.ts";
 import { Channel } from "../shared/channel.ts";
 import { LINE, lineOf, SLOT_KIND_VCPU } from "../shared/layout.ts";
+import { RECORD_WORDS } from "../shared/limits.ts";
 import { load, store } from "../shared/mem.ts";
 import { leaveForDead } from "../shared/mmu.ts";
 import {
@@ -41,10 +42,14 @@ export function actorOf(machine: Machine, slot: number, part: Part): Actor {
     pendingAddress: 0,
     pendingAccess: 0,
     hash: undefined,
+    called: NO_CALL,
     result: undefined,
     error: undefined,
   };
 }
+
+/** The record of an actor that has made no call yet; nobody writes it. */
+const NO_CALL = new Int32Array(RECORD_WORDS);
 
 /** Whether the program will never be resumed again. */
 export const isOver = (actor: Actor): boolean =>
@@ -139,6 +144,7 @@ function pushRecord(machine: Machine, actor: Actor, trap: HypercallTrap): void {
     if (victim !== undefined && !isOver(victim)) endActor(machine, victim, "killed");
   }
   for (let i = 0; i < trap.record.length; i++) mix(machine, at(trap.record, i));
+  actor.called = trap.record;
   actor.channel.push(trap.record);
   actor.state = "calling";
 }

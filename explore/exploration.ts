@@ -5,7 +5,7 @@
  *   run i:   strategy -> scheduler -> run with the i-th seed -> judged
  *
  * Rules: an exploration is decided by story, strategy and seed. Every 64th run is made twice and must leave the same trace
- * (D-1); every 256th is audited from nothing after each step. Who calls may stop it between two runs.
+ * (D-1); every 256th is audited from nothing after each step.
  * Ours; stress spec sections 2.2, 2.5 and 4.
  */
 
@@ -61,8 +61,6 @@ export interface Limits {
   /** Number of the first run, from 0. */
   readonly first?: number;
   readonly without?: readonly string[];
-  /** Asked before each run: true ends the exploration. */
-  readonly stop?: (schedules: number) => boolean;
 }
 
 /** Seed of a run: the first one's is the exploration's own, so that one run can be asked for by its seed. */
@@ -95,68 +93,89 @@ export function measureStory(prepared: PreparedStory, without: readonly string[]
   return { points, steps, faults };
 }
 
-/** Undefined: no strategy has that name. */
-export function explore(prepared: PreparedStory, limits: Limits): Exploration | undefined {
-  const shape = measureStory(prepared, limits.without);
-  const strategy = strategyNamed(limits.strategy, shape, limits.depth);
-  return strategy === undefined ? undefined : search(prepared, limits, shape, strategy);
+/** An exploration that goes on where it stood. */
+export interface OpenExploration {
+  /** Makes up to `schedules` runs more; false: something was found, or there are no more. */
+  go(schedules: number): boolean;
+  result(): Exploration;
 }
 
-function search(
+/** Undefined: no strategy has that name. */
+export function explore(prepared: PreparedStory, limits: Limits): Exploration | undefined {
+  const open = openExploration(prepared, limits);
+  open?.go(limits.schedules);
+  return open?.result();
+}
+
+/** What has been seen so far. */
+interface Seen {
+  readonly held: Set<string>;
+  readonly known: Set<string>;
+  done: number;
+  steps: number;
+  failure: Failure | undefined;
+}
+
+/** Undefined: no strategy has that name. */
+export function openExploration(
   prepared: PreparedStory,
   limits: Limits,
-  shape: Shape,
-  strategy: Strategy,
-): Exploration {
-  const held = new Set<string>();
-  const known = new Set<string>();
-  const first = limits.first ?? 0;
-  let steps = 0;
-  let failure: Failure | undefined;
-  let done = 0;
-  while (done < limits.schedules && failure === undefined) {
-    if (limits.stop?.(done) === true) break;
-    const number = first + done;
-    const turn = strategy.next(number);
-    if (turn === undefined) break;
-    const scheduler = recorder(turn.scheduler);
-    const seed = runSeed(limits.seed, number);
-    const everyStep = number % AUDIT_EVERY === AUDIT_EVERY - 1;
-    const options = { seed, scheduler, everyStep, without: limits.without ?? [] };
-    const run = runStory(prepared, options);
-    done++;
-    steps += run.outcome.steps;
-    noteSometimes(prepared, run, held);
-    for (const hole of run.known) known.add(hole);
-    const again =
-      number % CHECK_TWICE_EVERY === CHECK_TWICE_EVERY - 1
-        ? differs(prepared, run.outcome, scheduler, everyStep, options.without)
-        : undefined;
-    if (run.outcome.verdict === "finished" && again === undefined) continue;
-    const findings = run.outcome.verdict === "finished" ? [again ?? ""] : run.outcome.findings;
-    failure = {
-      id: idOf(run.outcome, findings),
-      findings,
-      schedule: done,
-      seed,
-      strategy: turn.strategy,
-      deviations: scheduler.deviations,
-      numbers: scheduler.numbers,
-      steps: run.outcome.steps,
-      traceHash: run.outcome.traceHash,
-      everyStep,
-    };
-  }
+): OpenExploration | undefined {
+  const shape = measureStory(prepared, limits.without);
+  const strategy = strategyNamed(limits.strategy, shape, limits.depth);
+  if (strategy === undefined) return undefined;
+  const seen: Seen = { held: new Set(), known: new Set(), done: 0, steps: 0, failure: undefined };
   const conditions = Object.keys(prepared.story.sometimes ?? {});
   return {
-    failure,
-    schedules: done,
-    steps,
-    points: shape.points,
-    finished: strategy.finished(),
-    never: conditions.filter((name) => !held.has(name)),
-    known: [...known],
+    go(schedules) {
+      for (let left = schedules; left > 0; left--) {
+        if (seen.failure !== undefined || !oneRun(prepared, limits, strategy, seen)) return false;
+      }
+      return seen.failure === undefined;
+    },
+    result: () => ({
+      failure: seen.failure,
+      schedules: seen.done,
+      steps: seen.steps,
+      points: shape.points,
+      finished: strategy.finished(),
+      never: conditions.filter((name) => !seen.held.has(name)),
+      known: [...seen.known],
+    }),
   };
+}
+
+/** The next run of an exploration; false: there is none. */
+function oneRun(prepared: PreparedStory, limits: Limits, strategy: Strategy, seen: Seen): boolean {
+  const number = (limits.first ?? 0) + seen.done;
+  const turn = strategy.next(number);
+  if (turn === undefined) return false;
+  const scheduler = recorder(turn.scheduler);
+  const seed = runSeed(limits.seed, number);
+  const everyStep = number % AUDIT_EVERY === AUDIT_EVERY - 1;
+  const without = limits.without ?? [];
+  const run = runStory(prepared, { seed, scheduler, everyStep, without });
+  seen.done++;
+  seen.steps += run.outcome.steps;
+  noteSometimes(prepared, run, seen.held);
+  for (const hole of run.known) seen.known.add(hole);
+  const isTwice = number % CHECK_TWICE_EVERY === CHECK_TWICE_EVERY - 1;
+  const again = isTwice ? differs(prepared, run.outcome, scheduler, everyStep, without) : undefined;
+  if (run.outcome.verdict === "finished" && again === undefined) return true;
+  const findings = run.outcome.verdict === "finished" ? [again ?? ""] : run.outcome.findings;
+  seen.failure = {
+    id: idOf(run.outcome, findings),
+    findings,
+    schedule: seen.done,
+    seed,
+    strategy: turn.strategy,
+    deviations: scheduler.deviations,
+    numbers: scheduler.numbers,
+    steps: run.outcome.steps,
+    traceHash: run.outcome.traceHash,
+    everyStep,
+  };
+  return true;
 }
 
 function noteSometimes({ story }: PreparedStory, run: StoryRun, held: Set<string>): void {

@@ -4,7 +4,14 @@
  * Ours.
  */
 import { EmulatorBug } from "../shared/assert.ts";
-import { type Exploration, explore, type Limits } from "./exploration.ts";
+import {
+  type Exploration,
+  type Limits,
+  type OpenExploration,
+  openExploration,
+} from "./exploration.ts";
+import { type Build, type ReplayFile, replay, replayFileOf } from "./replay-file.ts";
+import { type Report, reportOf } from "./report.ts";
 import { type Shrunk, shrink } from "./shrink.ts";
 import { storyNamed } from "./stories/catalogue.ts";
 import { type PreparedStory, prepareStory } from "./story.ts";
@@ -14,21 +21,79 @@ export interface NamedExploration {
   readonly shrunk: Shrunk | undefined;
 }
 
+/** What a failure leaves behind for its reader. */
+export interface Told {
+  readonly report: Report;
+  readonly file: ReplayFile;
+}
+
+export interface NamedReplay {
+  readonly divergence: string | undefined;
+  readonly skipped: number;
+  readonly again: boolean;
+  readonly findings: readonly string[];
+  /** Undefined: the run ended as it should. */
+  readonly report: Report | undefined;
+}
+
 export interface NamedStory {
-  explore(limits: Limits): NamedExploration;
+  /** Undefined: no strategy has that name. */
+  open(limits: Limits): OpenExploration | undefined;
+  /** What an exploration has found, its failure shrunk. */
+  finish(exploration: Exploration): NamedExploration;
+  tell(found: NamedExploration, build: Build): Told | undefined;
+  replay(file: ReplayFile): NamedReplay;
 }
 
 /** A story that is booted once and explored as often as wanted. */
 export function openStory(name: string): NamedStory {
   const story = storyNamed(name);
   if (story === undefined) throw new EmulatorBug(`no story is named ${name}`);
-  const prepared: PreparedStory = prepareStory(story);
+  const prepared = prepareStory(story);
   return {
-    explore(limits) {
-      const exploration = explore(prepared, limits);
-      if (exploration === undefined) throw new EmulatorBug(`no strategy ${limits.strategy}`);
+    open: (limits) => openExploration(prepared, limits),
+    finish: (exploration) => {
       const { failure } = exploration;
       return { exploration, shrunk: failure === undefined ? undefined : shrink(prepared, failure) };
     },
+    tell: ({ exploration: { failure }, shrunk }, build) =>
+      failure === undefined || shrunk === undefined
+        ? undefined
+        : {
+            report: reportOf(prepared, failure, shrunk),
+            file: replayFileOf(prepared, failure, shrunk, build),
+          },
+    replay: (file) => replayNamed(prepared, file),
   };
+}
+
+function replayNamed(prepared: PreparedStory, file: ReplayFile): NamedReplay {
+  const { run, deviations, divergence, skipped, again } = replay(prepared, file);
+  const { verdict, findings, steps, traceHash } = run.outcome;
+  const numbers = file.values.map(([, value]) => value);
+  const failure = {
+    id: file.failure.id,
+    findings,
+    schedule: file.origin.schedule,
+    seed: file.seed,
+    strategy: file.strategy,
+    deviations,
+    numbers,
+    steps,
+    traceHash,
+    everyStep: file.config.everyStep,
+  };
+  const { without } = file.scenario;
+  const shrunk = {
+    deviations,
+    numbers,
+    without,
+    steps,
+    traceHash,
+    findings,
+    runs: 1,
+    replayed: true,
+  };
+  const report = verdict === "finished" ? undefined : reportOf(prepared, failure, shrunk);
+  return { divergence, skipped, again, findings, report };
 }

@@ -36,6 +36,8 @@ export interface Actor {
   /** What an actor at a point is about to touch: a guest address, and ACCESS_*; 0: nothing that it has named. */
   pendingAddress: number;
   pendingAccess: number;
+  /** Its last record. */
+  called: Int32Array;
   hash: ReturnType<Host["sha256"]> | undefined;
   result: unknown;
   error: unknown;

@@ -9,6 +9,7 @@
 import { registerHooks } from "node:module";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Mutant, Patch } from "../explore/mutants/mutant.ts";
+import type { NamedStory } from "../explore/named.ts";
 import { SetupError } from "./exit-codes.ts";
 
 const ROOT = new URL("..", import.meta.url);
@@ -37,6 +38,16 @@ export async function loadMutated<Module>(mutant: Mutant, entry: string): Promis
     throw new PatchError(`mutant ${mutant.id}: nothing loads ${file}`);
   }
   return module;
+}
+
+/** Opens a focused story in the sources as they stand, or with a mutant in them. */
+export async function openMutated(mutant: Mutant | undefined, story: string): Promise<NamedStory> {
+  const entry = "explore/named.ts";
+  const { openStory } =
+    mutant === undefined
+      ? await import("../explore/named.ts")
+      : await loadMutated<typeof import("../explore/named.ts")>(mutant, entry);
+  return openStory(story);
 }
 
 function hooked(): Registry {

@@ -5,8 +5,9 @@
  */
 import { MUTANTS } from "../explore/mutants/catalogue.ts";
 import { BUDGETS, type Mutant } from "../explore/mutants/mutant.ts";
+import type { NamedExploration } from "../explore/named.ts";
 import { EmulatorBug } from "../shared/assert.ts";
-import { loadMutated } from "./mutant-hook.ts";
+import { openMutated } from "./mutant-hook.ts";
 
 export interface MutantTask {
   readonly id: string;
@@ -37,8 +38,6 @@ export interface MutantResult {
   readonly durationMs: number;
 }
 
-type Named = typeof import("../explore/named.ts");
-
 /** Campaign seeds of the gate: the same ones each time, so that it gives the same answer each time. */
 const gateSeed = (i: number): number => 1 + i;
 
@@ -46,24 +45,22 @@ export async function runMutant({ id, seeds }: MutantTask): Promise<MutantResult
   const mutant = MUTANTS.find((one) => one.id === id);
   if (mutant === undefined) throw new EmulatorBug(`no mutant is named ${id}`);
   const startedMs = performance.now();
-  const { openStory } = await loadMutated<Named>(mutant, "explore/named.ts");
-  const story = openStory(mutant.story);
+  const story = await openMutated(mutant, mutant.story);
   const budget = BUDGETS[mutant.depth];
-  const runs = Array.from({ length: seeds }, (_, i) =>
-    story.explore({
-      schedules: budget,
-      seed: gateSeed(i),
-      strategy: "portfolio",
-      depth: mutant.depth,
-    }),
-  );
+  const runs = Array.from({ length: seeds }, (_, i) => {
+    const limits = { schedules: budget, seed: gateSeed(i), strategy: "portfolio" };
+    const open = story.open({ ...limits, depth: mutant.depth });
+    if (open === undefined) throw new EmulatorBug("the portfolio is a strategy");
+    open.go(budget);
+    return story.finish(open.result());
+  });
   return judged(mutant, seeds, runs, performance.now() - startedMs);
 }
 
 function judged(
   mutant: Mutant,
   seeds: number,
-  runs: readonly ReturnType<ReturnType<Named["openStory"]>["explore"]>[],
+  runs: readonly NamedExploration[],
   durationMs: number,
 ): MutantResult {
   const failures = runs.flatMap(({ exploration, shrunk }) =>

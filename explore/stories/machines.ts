@@ -56,7 +56,7 @@ export interface SmallMachine {
   readonly limits?: Partial<MachineModel["limits"]>;
 }
 
-const NAMES = ["dom0", "A", "B", "C", "D", "E"];
+const NAMES: readonly string[] = ["dom0", "A", "B", "C", "D", "E"];
 
 /** dom0 and as many guests as `domains` has further entries; A and B without it. */
 export function smallModel(wish: SmallMachine = {}): MachineModel {

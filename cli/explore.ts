@@ -1,0 +1,199 @@
+/**
+ * `gfn2mfn explore`: many schedules of one focused story, or the catalogue of mutants. Rules: stdout is the report, the table, or
+ * with `--json` exactly one document; a failure ends with the one command that shows it again; files are written only
+ * where the person names them.
+ */
+import { writeFileSync } from "node:fs";
+import type { Exploration } from "../explore/exploration.ts";
+import { MUTANTS } from "../explore/mutants/catalogue.ts";
+import type { Mutant } from "../explore/mutants/mutant.ts";
+import type { NamedExploration, NamedStory } from "../explore/named.ts";
+import { reportLines } from "../explore/report.ts";
+import { htmlReport } from "../explore/report-html.ts";
+import { STORIES } from "../explore/stories/catalogue.ts";
+import { STRATEGY_NAMES } from "../explore/strategies/portfolio.ts";
+import { unknownName } from "../shared/nearest.ts";
+import { buildOf } from "../toolstack/build-hash.ts";
+import {
+  EXIT_BUG,
+  EXIT_EXPECTATION,
+  EXIT_INTERRUPTED,
+  EXIT_SUCCESS,
+  UsageError,
+} from "../toolstack/exit-codes.ts";
+import { openMutated } from "../toolstack/mutant-hook.ts";
+import { openStatusLine, type StatusLine } from "../toolstack/status-line.ts";
+import { alignTable } from "../toolstack/table.ts";
+import { quoted } from "./machine-options.ts";
+import { mutants } from "./mutants.ts";
+
+export interface ExploreOptions {
+  readonly schedules: number;
+  readonly strategy: string;
+  readonly seed: number;
+  readonly first: number;
+  readonly record?: string;
+  readonly html?: string;
+  /** A bug of the catalogue to explore with. */
+  readonly mutant?: string;
+  readonly mutants?: string | true;
+  readonly seeds: number;
+  readonly jobs: number;
+  readonly json?: true;
+  readonly progress: boolean;
+}
+
+/** Runs between two looks at the event loop. */
+const SLICE = 500;
+
+export async function explore(wish: string | undefined, options: ExploreOptions): Promise<number> {
+  if (options.mutants !== undefined) {
+    if (wish !== undefined) throw new UsageError("--mutants brings its own stories");
+    return mutants(options);
+  }
+  const mutant = mutantNamed(options.mutant);
+  const name = wish ?? mutant?.story;
+  if (name === undefined) return listStories(options);
+  const known = STORIES.map((story) => story.name);
+  if (!known.includes(name)) throw new UsageError(unknownName("story", name, known));
+  const story = await openMutated(mutant, name);
+  const status = openStatusLine(process.stderr, options.progress);
+  let stopped = false;
+  const onSignal = (): void => {
+    stopped = true;
+  };
+  process.once("SIGINT", onSignal);
+  status.print(`${name}: seed ${options.seed}, strategy ${options.strategy}, memory sc`);
+  try {
+    const result = await inSlices(story, name, options, status, () => stopped);
+    return print(story, name, options, result, stopped);
+  } finally {
+    status.end();
+    process.off("SIGINT", onSignal);
+  }
+}
+
+async function inSlices(
+  story: NamedStory,
+  name: string,
+  options: ExploreOptions,
+  status: StatusLine,
+  stopped: () => boolean,
+): Promise<NamedExploration> {
+  const { schedules, seed, strategy, first } = options;
+  const open = story.open({ schedules, seed, strategy, first });
+  if (open === undefined) {
+    throw new UsageError(unknownName("strategy", strategy, STRATEGY_NAMES));
+  }
+  const startedMs = performance.now();
+  for (let done = 0; done < schedules && !stopped(); done += SLICE) {
+    if (!open.go(Math.min(SLICE, schedules - done))) break;
+    const rate = (done + SLICE) / (performance.now() - startedMs);
+    status.update(
+      `${name}: ${done + SLICE} of ${schedules} schedules, ${(rate * 1000).toFixed(0)}/s`,
+    );
+    // A signal is heard only between two turns of the event loop.
+    await new Promise((resume) => setImmediate(resume));
+  }
+  status.update(`${name}: shrinking`);
+  return story.finish(open.result());
+}
+
+/** The command that makes one run again, or the search that leads to it. */
+function commandOf(name: string, options: ExploreOptions, { failure }: Exploration): string {
+  const mutant = options.mutant === undefined ? "" : ` --mutant ${options.mutant}`;
+  const again = (strategy: string, seed: number, schedules: number): string =>
+    `npm run -s gfn2mfn -- explore ${name}${mutant} --strategy '${strategy}' --seed ${seed} --schedules ${schedules}`;
+  if (options.record !== undefined) return `npm run -s gfn2mfn -- replay ${quoted(options.record)}`;
+  if (failure === undefined) return again(options.strategy, options.seed, options.schedules);
+  // An enumeration has to be walked to the run; a walk is decided by its seed.
+  const walked = /^(delay|preempt|dpor|guided|faults)/.test(failure.strategy) || failure.everyStep;
+  return walked
+    ? again(options.strategy, options.seed, options.first + failure.schedule)
+    : again(failure.strategy, failure.seed, 1);
+}
+
+function print(
+  story: NamedStory,
+  name: string,
+  options: ExploreOptions,
+  found: NamedExploration,
+  stopped: boolean,
+): number {
+  const { exploration, shrunk } = found;
+  const command = commandOf(name, options, exploration);
+  const told = story.tell(found, buildOf(options.mutant === undefined ? [] : [options.mutant]));
+  if (told !== undefined && options.record !== undefined) {
+    writeFileSync(options.record, `${JSON.stringify(told.file, undefined, 1)}\n`);
+  }
+  if (told !== undefined && options.html !== undefined) {
+    writeFileSync(options.html, htmlReport(told.report, command));
+  }
+  const vacuous = exploration.failure === undefined && !stopped && exploration.never.length > 0;
+  if (options.json === true) {
+    const { failure, ...rest } = exploration;
+    const shown = failure && {
+      ...failure,
+      shrunk,
+      report: told?.report.necessary,
+      file: told?.file,
+    };
+    const document = {
+      schema: "gfn2mfn/explore@1",
+      story: name,
+      strategy: options.strategy,
+      seed: options.seed,
+    };
+    process.stdout.write(
+      `${JSON.stringify({ ...document, ...rest, failure: shown ?? null, command })}\n`,
+    );
+  } else {
+    const lines = told === undefined ? [] : reportLines(told.report, command);
+    process.stdout.write(`${[...lines, ...summaryOf(name, exploration, stopped)].join("\n")}\n`);
+  }
+  if (exploration.failure?.id === "bug") return EXIT_BUG;
+  if (exploration.failure !== undefined || vacuous) return EXIT_EXPECTATION;
+  return stopped ? EXIT_INTERRUPTED : EXIT_SUCCESS;
+}
+
+function summaryOf(name: string, exploration: Exploration, stopped: boolean): readonly string[] {
+  const { schedules, steps, points, finished, never, known, failure } = exploration;
+  const end =
+    finished === undefined
+      ? ""
+      : finished
+        ? "; finished: there is no other schedule within the bound"
+        : "; not finished: there are more schedules within the bound";
+  const verdict =
+    failure === undefined ? (stopped ? "stopped, nothing found" : "nothing found") : "one failure";
+  return [
+    `${name}: ${schedules} schedules, ${steps} steps, ${points} contested points a run: ${verdict}${end}`,
+    ...(failure === undefined && !stopped
+      ? never.map((text) => `vacuous: never seen: ${text}`)
+      : []),
+    ...known.map((text) => `known: ${text}`),
+  ];
+}
+
+function listStories(options: ExploreOptions): number {
+  if (options.json === true) {
+    const stories = STORIES.map((story) => ({ name: story.name, about: story.about }));
+    process.stdout.write(`${JSON.stringify({ schema: "gfn2mfn/stories@1", stories })}\n`);
+    return EXIT_SUCCESS;
+  }
+  const lines = alignTable(
+    ["story", "about"],
+    STORIES.map((story) => [story.name, story.about]),
+    ["left", "left"],
+  );
+  process.stdout.write(`${lines.join("\n")}\n`);
+  return EXIT_SUCCESS;
+}
+
+function mutantNamed(id: string | undefined): Mutant | undefined {
+  if (id === undefined) return undefined;
+  const found = MUTANTS.find((mutant) => mutant.id === id);
+  const known = MUTANTS.map((mutant) => mutant.id);
+  if (found === undefined) throw new UsageError(unknownName("mutant", id, known));
+  return found;
+}

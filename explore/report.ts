@@ -1,0 +1,148 @@
+/**
+ * A failure to be read by a person: one column a task, one line a step that matters, the order that is necessary, and who waits
+ * for what. Rule: what is told is the shrunk schedule, made again and watched. Ours; stress spec section 9.
+ */
+import type { Failure } from "./exploration.ts";
+import { waiters } from "./exploration.ts";
+import { type Shrunk, signatureOf } from "./shrink.ts";
+import { type PreparedStory, runStory } from "./story.ts";
+import { type Deviation, deviationScheduler } from "./strategies/deviations.ts";
+import { type Told, type Watch, watchMachine } from "./watch.ts";
+
+export interface Report {
+  readonly story: string;
+  readonly about: string;
+  readonly failure: Failure;
+  readonly shrunk: Shrunk;
+  readonly columns: readonly string[];
+  readonly steps: readonly Told[];
+  /** Departures without which the failure goes away, as `task, before step n`. */
+  readonly necessary: readonly string[];
+  /** Tasks that had not ended. */
+  readonly waiting: readonly string[];
+}
+
+/** Makes the shrunk schedule again and tells it. */
+export function reportOf(prepared: PreparedStory, failure: Failure, shrunk: Shrunk): Report {
+  let watch: Watch | undefined;
+  const run = runStory(prepared, {
+    seed: failure.seed,
+    scheduler: deviationScheduler(shrunk.deviations, shrunk.numbers),
+    everyStep: failure.everyStep,
+    without: shrunk.without,
+    watch: (machine, image) => {
+      watch = watchMachine(machine, image);
+    },
+  });
+  watch?.end();
+  const steps = watch?.steps ?? [];
+  const { story } = prepared;
+  const columns = [...new Set(steps.map(({ name }) => name))].toSorted((one, other) =>
+    one === "hypervisor" ? 1 : other === "hypervisor" ? -1 : one < other ? -1 : 1,
+  );
+  return {
+    story: story.name,
+    about: story.about,
+    failure,
+    shrunk,
+    columns,
+    steps,
+    necessary: necessaryOrder(prepared, failure, shrunk, steps),
+    waiting: run.outcome.findings.some((text) => text.startsWith("L-")) ? waiters(run) : [],
+  };
+}
+
+/** Each forced switch that the failure cannot do without. */
+function necessaryOrder(
+  prepared: PreparedStory,
+  failure: Failure,
+  shrunk: Shrunk,
+  steps: readonly Told[],
+): readonly string[] {
+  const forced = steps.filter((step) => step.forced);
+  const wanted = signatureOf({ verdict: "violation", findings: shrunk.findings });
+  return shrunk.deviations.flatMap((_, i) => {
+    const scheduler = deviationScheduler(without(shrunk.deviations, i), shrunk.numbers);
+    const { seed, everyStep } = failure;
+    const { outcome } = runStory(prepared, { seed, scheduler, everyStep, without: shrunk.without });
+    const still = outcome.verdict !== "finished" && signatureOf(outcome) === wanted;
+    const step = forced[i];
+    if (still || step === undefined) return [];
+    const before = steps[step.step - 2];
+    return [
+      `${step.name}@${step.step} right after ${before?.name ?? "the start"}@${step.step - 1}`,
+    ];
+  });
+}
+
+const without = (deviations: readonly Deviation[], i: number): readonly Deviation[] => {
+  const [gone, next] = [deviations[i], deviations[i + 1]];
+  const rest = deviations.slice(i + 2);
+  const moved = next === undefined ? [] : [{ ...next, after: next.after + (gone?.after ?? 0) + 1 }];
+  return [...deviations.slice(0, i), ...moved, ...rest];
+};
+
+/** Steps that are shown: those that say something, and forced switches. */
+const matters = ({ phrases, forced }: Told): boolean => forced || phrases.length > 0;
+
+const CELL_MAX = 46;
+
+export function reportLines(report: Report, command: string): readonly string[] {
+  const { failure, shrunk, columns, steps } = report;
+  const lines: string[] = [
+    `FAIL ${shrunk.findings[0] ?? failure.id}`,
+    `story ${report.story}: ${report.about}`,
+    `${failure.strategy}, seed ${failure.seed}, schedule ${failure.schedule}`,
+    `shrunk: ${failure.steps} -> ${shrunk.steps} steps, ${failure.deviations.length} -> ${shrunk.deviations.length} switches away from the calm schedule` +
+      (shrunk.without.length === 0 ? "" : `, without ${shrunk.without.join(", ")}`),
+    "",
+  ];
+  const shown = steps.filter(matters);
+  const cells = shown.map((step) => wrapped(step.phrases.join("; ")));
+  const widths = columns.map((column) =>
+    Math.max(
+      column.length,
+      ...shown.flatMap((step, i) =>
+        step.name === column ? (cells[i] ?? []).map((text) => text.length) : [0],
+      ),
+    ),
+  );
+  const line = (head: string, texts: readonly string[]): string =>
+    `${head.padStart(5)} | ${columns.map((_, i) => (texts[i] ?? "").padEnd(widths[i] ?? 0)).join(" | ")}`.trimEnd();
+  lines.push(
+    line("step", columns),
+    `------+${widths.map((width) => "-".repeat(width + 2)).join("+")}`,
+  );
+  shown.forEach((step, n) => {
+    const place = columns.indexOf(step.name);
+    (cells[n] ?? []).forEach((text, row) => {
+      const head = row === 0 ? `${step.forced ? "*" : ""}${step.step}` : "";
+      lines.push(
+        line(
+          head,
+          columns.map((_, i) => (i === place ? text : "")),
+        ),
+      );
+    });
+  });
+  const folded = steps.length - shown.length;
+  if (folded > 0) lines.push(`      ${folded} other steps`);
+  for (const finding of shrunk.findings) lines.push(`      ✗ ${finding}`);
+  if (report.necessary.length > 0) lines.push(`necessary: ${report.necessary.join("; ")}`);
+  if (report.waiting.length > 0) lines.push(`waiting: ${report.waiting.join(", ")}`);
+  lines.push(`again: ${command}`);
+  return lines;
+}
+
+/** A phrase cut into lines at its semicolons and spaces. */
+function wrapped(text: string): readonly string[] {
+  const lines: string[] = [];
+  let rest = text === "" ? "goes on" : text;
+  while (rest.length > CELL_MAX) {
+    const at = rest.lastIndexOf(" ", CELL_MAX);
+    const end = at > 0 ? at : CELL_MAX;
+    lines.push(rest.slice(0, end));
+    rest = rest.slice(end).trimStart();
+  }
+  return [...lines, rest];
+}
