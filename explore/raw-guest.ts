@@ -10,7 +10,7 @@
 import { mapGrantRefs, mapOp, unmapGrantRefs, unmapOp } from "../domains/grant-calls.ts";
 import { type CopyEnd, copyOp, gnttabBatchCopy } from "../domains/grant-copy.ts";
 import { addToPhysmap, freshArguments, memoryOp, setU64 } from "../domains/hypercalls.ts";
-import { type ArgumentArea, type Caller, createCaller } from "../domains/kernel.ts";
+import { type Caller, createCaller } from "../domains/kernel.ts";
 import {
   type Cpu,
   compareExchangeWord,
@@ -58,14 +58,14 @@ export interface Guest {
 }
 
 /**
- * vCPU `vcpu` of a domain that is there. `areas`, by slot, keeps what arguments are put together in from run to run: a
+ * vCPU `vcpu` of a domain that is there. `callers`, by slot, keeps what arguments are put together in from run to run: a
  * hypercall clears what it uses of it.
  */
 export function rawGuest(
   machine: Machine,
   domid: number,
   vcpu: number,
-  areas: (ArgumentArea | undefined)[],
+  callers: (Caller | undefined)[],
 ): Guest {
   const { words, memory, layout, model } = machine;
   const slot = at(words, domainOf(layout, domid) + DOM.SLOT + vcpu);
@@ -80,8 +80,12 @@ export function rawGuest(
   };
   const page = ramOf(machine, domid) + ARGUMENTS + vcpu * ARGUMENT_PAGES_A_VCPU;
   const quiet: Cpu = { ...cpu, points: false };
-  areas[slot] ??= createCaller(quiet, page * PAGE_SIZE).arguments;
-  const caller = { cpu: quiet, arguments: areas[slot], call: hypercallTrap() };
+  const known = callers[slot];
+  const caller =
+    known === undefined
+      ? createCaller(quiet, page * PAGE_SIZE)
+      : { ...known, cpu: quiet, call: hypercallTrap() };
+  callers[slot] = caller;
   return { machine, domid, slot, cpu, caller };
 }
 

@@ -9,7 +9,7 @@
  * slot, and so steps like any other. Liveness is judged only after the settling phase.
  * Ours; stress spec sections 2.5 and 4.1.
  */
-import type { ArgumentArea } from "../domains/kernel.ts";
+import type { Caller } from "../domains/kernel.ts";
 import type { Xen } from "../hypervisor/xen.ts";
 import { at } from "../shared/assert.ts";
 import { LINE, lineOf } from "../shared/layout.ts";
@@ -75,7 +75,7 @@ export interface Story {
 export interface PreparedStory {
   readonly story: Story;
   readonly image: MachineImage;
-  readonly areas: (ArgumentArea | undefined)[];
+  readonly callers: (Caller | undefined)[];
   /** States that the whole audit has found sound. */
   readonly sound: Set<number>;
 }
@@ -89,15 +89,15 @@ const STEPS = 2_000;
 const SETTLE_STEPS = 20_000;
 
 export function prepareStory(story: Story): PreparedStory {
-  const areas: (ArgumentArea | undefined)[] = [];
-  const image = machineImage(story.model(), (xen) => setUp(story, xen, areas));
-  return { story, image, areas, sound: new Set() };
+  const callers: (Caller | undefined)[] = [];
+  const image = machineImage(story.model(), (xen) => setUp(story, xen, callers));
+  return { story, image, callers, sound: new Set() };
 }
 
-function setUp(story: Story, xen: Xen, areas: (ArgumentArea | undefined)[]): void {
+function setUp(story: Story, xen: Xen, callers: (Caller | undefined)[]): void {
   const machine = machineOver(xen, { seed: 0, scheduler: roundRobin(), points: false });
   for (const task of story.setUp ?? []) {
-    const guest = rawGuest(machine, task.domain, task.vcpu ?? 0, areas);
+    const guest = rawGuest(machine, task.domain, task.vcpu ?? 0, callers);
     const program = task.program(guest, {});
     runPart(machine, guest.slot, { name: task.name, program, mustFinish: true });
   }
@@ -205,13 +205,13 @@ const slotDomain = (machine: Machine, slot: number, field: number): number =>
 
 /** What runs on each vCPU of the story. */
 function partsOf(prepared: PreparedStory, notes: Notes, without: readonly string[]) {
-  const { story, areas } = prepared;
+  const { story, callers } = prepared;
   return (machine: Machine, slot: number): Part | undefined => {
     const domain = slotDomain(machine, slot, LINE.DOMAIN);
     const vcpu = slotDomain(machine, slot, LINE.NUMBER);
     const task = story.tasks.find((one) => one.domain === domain && (one.vcpu ?? 0) === vcpu);
     if (task === undefined || without.includes(task.name)) return undefined;
-    const guest = rawGuest(machine, domain, vcpu, areas);
+    const guest = rawGuest(machine, domain, vcpu, callers);
     return { name: task.name, program: task.program(guest, notes), mustFinish: true };
   };
 }

@@ -4,6 +4,7 @@
  * Ours.
  */
 import type { DomainModel, KernelOptions, MachineModel } from "../../shared/machine.ts";
+import { KERNEL_DEFAULTS } from "../../shared/scenario.ts";
 
 export const A = 1;
 export const B = 2;
@@ -18,14 +19,8 @@ export const HOLE = 0x60000;
 const BASE = 0x4000_0000;
 const CHUNK = 2 * 1024 ** 2;
 
-const KERNEL: KernelOptions = {
-  unpopulatedAlloc: "pool",
-  freeKnows: "flag",
-  fallback: true,
-  setPrivateFailsAt: -1,
-  pagesPerSection: 64,
-  swiotlbPages: 16,
-};
+/** Nobody boots it: the programs of a story are raw. */
+const KERNEL: KernelOptions = { ...KERNEL_DEFAULTS, pagesPerSection: 64, swiotlbPages: 16 };
 
 const GUEST: DomainModel = {
   name: "guest",
