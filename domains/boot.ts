@@ -17,7 +17,7 @@ import type { Program } from "../shared/trap.ts";
 import { Gaddr, Pfn } from "../shared/units.ts";
 import { bugOn, KernelBug } from "./bug.ts";
 import { initDma } from "./dma.ts";
-import { maskAll } from "./events-2l.ts";
+import { initEvents } from "./event-fifo-setup.ts";
 import { initGrantTable } from "./grant-table.ts";
 import { addToPhysmap, getFeatures, getHvmParam } from "./hypercalls.ts";
 import {
@@ -49,7 +49,7 @@ export function* bootKernel(cpu: Cpu): Program<Kernel> {
   yield* reserveStorePage(kernel);
   yield* mapSharedInfo(kernel);
   yield* initGrantTable(kernel);
-  yield* maskAll(cpu, kernel.events);
+  yield* initEvents(kernel);
   yield* initDma(kernel);
   return kernel;
 }

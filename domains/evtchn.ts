@@ -28,7 +28,7 @@ import {
 } from "../shared/abi/linux.ts";
 import { DOMID_FIRST_RESERVED } from "../shared/abi/xen.ts";
 import { item } from "../shared/assert.ts";
-import { EVTCHN_2L_PORTS, PAGE_SIZE } from "../shared/limits.ts";
+import { PAGE_SIZE } from "../shared/limits.ts";
 import {
   EACCES,
   EAGAIN,
@@ -41,9 +41,18 @@ import {
 } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
 import { structFromUser, structToUser } from "./address-space.ts";
-import { allocPort, bindPort, bindVirqPort, maskPort, notifyPort, unmaskPort } from "./events.ts";
-import { takePort } from "./events-2l.ts";
-import { evtchnMakeRefcounted, evtchnPut } from "./evtchn-refs.ts";
+import { xenIrqLateeoi } from "./event-eoi.ts";
+import { takePort } from "./event-state.ts";
+import {
+  allocPort,
+  bindPort,
+  bindVirqPort,
+  evtchnMakeRefcounted,
+  evtchnMaxChannels,
+  evtchnPut,
+  maskPort,
+  notifyPort,
+} from "./events.ts";
 import { type Kernel, spawnDaemon, waitUntil } from "./kernel.ts";
 import { createFile, type FileOps, type OpenFile, type Process } from "./process.ts";
 import { structure } from "./structure.ts";
@@ -51,6 +60,8 @@ import { structure } from "./structure.ts";
 const PORT_BYTES = 4;
 /** Entries of the first ring; each further one has twice as many. */
 const RING_ENTRIES_FIRST = 64;
+/** User space ends each event itself, by writing its port back. */
+const LATE = { late: true } as const;
 
 /** struct per_user_data. */
 interface EvtchnUser {
@@ -85,7 +96,7 @@ export function openEvtchn(kernel: Kernel, flags: number): OpenFile {
   return createFile(EVTCHN_OPS, user, flags);
 }
 
-/** evtchn_interrupt: what has fired is masked until its process writes the port back. */
+/** evtchn_interrupt: what has fired stays masked until its process writes the port back. */
 function* interrupts(user: EvtchnUser): Program {
   const { kernel, ports, ring } = user;
   while (!user.released) {
@@ -98,7 +109,6 @@ function* interrupts(user: EvtchnUser): Program {
       const state = ports.get(port);
       if (state === undefined || !state.enabled) continue;
       state.enabled = false;
-      yield* maskPort(kernel, port);
       if (ring.length < user.ringSize) ring.push(port);
       else user.overflow = true;
     }
@@ -140,7 +150,7 @@ function* bindVirq(user: EvtchnUser, process: Process, argument: number): Progra
   const from = yield* structFromUser(process, argument, 4);
   if (from === undefined) return -EFAULT;
   const { view } = from;
-  return bindToUser(user, yield* bindVirqPort(user.kernel, view.getUint32(0, true)));
+  return bindToUser(user, yield* bindVirqPort(user.kernel, view.getUint32(0, true), LATE));
 }
 
 /** The local port, or -EFAULT, -EACCES (restricted to another domain), or the hypervisor's refusal. */
@@ -150,7 +160,7 @@ function* bindInterdomain(user: EvtchnUser, process: Process, argument: number):
   const { view } = from;
   const remote = view.getUint32(0, true);
   if (user.restricted !== undefined && user.restricted !== remote) return -EACCES;
-  return bindToUser(user, yield* bindPort(user.kernel, remote, view.getUint32(4, true)));
+  return bindToUser(user, yield* bindPort(user.kernel, remote, view.getUint32(4, true), LATE));
 }
 
 /** The local port, or -EACCES (restricted), -EFAULT, or the hypervisor's refusal. */
@@ -159,7 +169,7 @@ function* bindUnbound(user: EvtchnUser, process: Process, argument: number): Pro
   const from = yield* structFromUser(process, argument, 4);
   if (from === undefined) return -EFAULT;
   const { view } = from;
-  return bindToUser(user, yield* allocPort(user.kernel, view.getUint32(0, true)));
+  return bindToUser(user, yield* allocPort(user.kernel, view.getUint32(0, true), LATE));
 }
 
 /** evtchn_bind_to_user with evtchn_resize_ring. A negative port is passed on. */
@@ -179,7 +189,7 @@ function* unbind(user: EvtchnUser, process: Process, argument: number): Program<
   if (from === undefined) return -EFAULT;
   const { view } = from;
   const port = view.getUint32(0, true);
-  if (port >= EVTCHN_2L_PORTS) return -EINVAL;
+  if (port >= evtchnMaxChannels(user.kernel)) return -EINVAL;
   if (!user.ports.has(port)) return -ENOTCONN;
   yield* unbindFromUser(user, port);
   return 0;
@@ -249,7 +259,7 @@ function* write(file: OpenFile, process: Process, from: number, length: number):
     const state = user.ports.get(port);
     if (state === undefined || state.enabled) continue;
     state.enabled = true;
-    yield* unmaskPort(user.kernel, port);
+    yield* xenIrqLateeoi(user.kernel, port);
   }
   return count;
 }

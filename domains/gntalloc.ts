@@ -35,8 +35,7 @@ import { EFAULT, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOTTY } from "../shared/status
 import type { Program } from "../shared/trap.ts";
 import { GrantRef } from "../shared/units.ts";
 import { insertPages, structFromUser, structToUser } from "./address-space.ts";
-import { notifyPort } from "./events.ts";
-import { evtchnGet, evtchnPut } from "./evtchn-refs.ts";
+import { evtchnGet, evtchnPut, notifyPort } from "./events.ts";
 import { endForeignAccess, grantForeignAccess } from "./grant-table.ts";
 import { getU64, setU64 } from "./hypercalls.ts";
 import type { Kernel } from "./kernel.ts";

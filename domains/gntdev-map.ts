@@ -18,8 +18,7 @@ import { PAGE_SIZE } from "../shared/limits.ts";
 import { EINVAL, GNTST_okay } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
 import type { Pfn } from "../shared/units.ts";
-import { notifyPort } from "./events.ts";
-import { evtchnPut } from "./evtchn-refs.ts";
+import { evtchnPut, notifyPort } from "./events.ts";
 import { INVALID_GRANT_HANDLE, mapOp, unmapOp } from "./grant-calls.ts";
 import { gnttabMapRefs, gnttabUnmapRefsAsync } from "./grant-map.ts";
 import {

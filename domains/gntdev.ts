@@ -41,7 +41,7 @@ import { GNTDEV_GRANTS_MAX, PAGE_SIZE } from "../shared/limits.ts";
 import { EFAULT, EINVAL, ENOENT, ENOMEM, ENOTTY } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
 import { findVma, insertPages, structFromUser, structToUser } from "./address-space.ts";
-import { evtchnGet, evtchnPut } from "./evtchn-refs.ts";
+import { evtchnGet, evtchnPut } from "./events.ts";
 import { grantCopy } from "./gntdev-copy.ts";
 import {
   expFromRefs,

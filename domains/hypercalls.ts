@@ -30,7 +30,14 @@ import {
   EVTCHNOP_alloc_unbound,
   EVTCHNOP_bind_interdomain,
   EVTCHNOP_bind_virq,
+  EVTCHNOP_status,
   PORT_SIZE,
+  STATUS_DOM,
+  STATUS_PORT,
+  STATUS_SIZE,
+  STATUS_STATUS,
+  STATUS_UNION,
+  STATUS_VCPU,
 } from "../shared/abi/event-channel.ts";
 import {
   ADD_TO_PHYSMAP_DOMID,
@@ -145,6 +152,29 @@ export function* bindVirq(caller: Caller, virq: number): Program<number> {
   view.setUint32(BIND_VIRQ_VCPU, 0, true);
   const result = yield* eventChannelOp(caller, EVTCHNOP_bind_virq, BIND_VIRQ_SIZE);
   return result < 0 ? result : view.getUint32(BIND_VIRQ_PORT, true);
+}
+
+/** What EVTCHNOP_status tells of a port of this domain. */
+export interface PortStatus {
+  /** EVTCHNSTAT_* */
+  readonly status: number;
+  readonly vcpu: number;
+  /** Of a port of a virtual interrupt. */
+  readonly virq: number;
+}
+
+/** EVTCHNOP_status of a port of this domain, or a negative errno. */
+export function* evtchnStatus(caller: Caller, port: number): Program<PortStatus | number> {
+  const view = freshArguments(caller, STATUS_SIZE);
+  view.setUint16(STATUS_DOM, DOMID_SELF, true);
+  view.setUint32(STATUS_PORT, port, true);
+  const result = yield* eventChannelOp(caller, EVTCHNOP_status, STATUS_SIZE);
+  if (result < 0) return result;
+  return {
+    status: view.getUint32(STATUS_STATUS, true),
+    vcpu: view.getUint32(STATUS_VCPU, true),
+    virq: view.getUint32(STATUS_UNION, true),
+  };
 }
 
 /** XENMEM_add_to_physmap of this domain: 0 or a negative errno. */

@@ -11,7 +11,7 @@
  * Behaviour: Linux kernel/sched, as far as drivers see it; see the row "guest tasks" in docs/FIDELITY.md.
  */
 import { assert } from "../shared/assert.ts";
-import { LINE, lineOf } from "../shared/layout.ts";
+import { LINE, lineOf, MACHINE } from "../shared/layout.ts";
 import { PAGE_SIZE } from "../shared/limits.ts";
 import type { BootInfo } from "../shared/machine.ts";
 import { exchange, load, store } from "../shared/mem.ts";
@@ -27,7 +27,8 @@ import {
   TRAP_SLEEP,
 } from "../shared/trap.ts";
 import type { EvtchnPort } from "../shared/units.ts";
-import { createEventState, type EventState, handleEvents, takePort } from "./events-2l.ts";
+import { createEventState, type EventState, takePort } from "./event-state.ts";
+import { handleEvents } from "./event-upcall.ts";
 import { createFaultPoints, type FaultPoints, failsHere } from "./fault-points.ts";
 import type { KernelMemory, Mutex } from "./kernel-memory.ts";
 import { type Cpu, POINT, readBytes, writeBytes } from "./memory.ts";
@@ -46,6 +47,8 @@ export interface Task {
   readonly daemon: 0 | 1;
   /** Whether it may go on; undefined: it does not wait. */
   ready: (() => boolean) | undefined;
+  /** Millisecond at which it is asked again even if nothing has happened. */
+  dueMs: number;
   over: boolean;
 }
 
@@ -79,6 +82,8 @@ export interface Kernel extends Caller {
   lines: number;
   /** The task that runs, or undefined between tasks. */
   current: Task | undefined;
+  /** Latest time that a timer of this kernel has seen: the machine's clock may stand while nobody calls Xen. */
+  clockMs: number;
   readonly block: BlockTrap;
 }
 
@@ -93,6 +98,13 @@ export function createCaller(cpu: Cpu, gaddr: number): Caller {
   };
 }
 
+/** No timer. */
+const NEVER = Number.POSITIVE_INFINITY;
+
+/** The kernel's time in milliseconds: the machine's clock, or what its own timers know better. */
+export const nowMs = (kernel: Kernel): number =>
+  Math.max(load(kernel.cpu.words, MACHINE.TICK), kernel.clockMs);
+
 /** A kernel without tasks. */
 export const createKernel = (caller: Caller, features: number, memory: KernelMemory): Kernel => ({
   ...caller,
@@ -105,19 +117,20 @@ export const createKernel = (caller: Caller, features: number, memory: KernelMem
   features,
   lines: 0,
   current: undefined,
+  clockMs: 0,
   block: { kind: TRAP_BLOCK, seen: 0 },
 });
 
 /** Adds a task; it runs when the kernel next looks for one. */
 export function spawn(kernel: Kernel, name: string, program: Program): Task {
-  const task: Task = { name, program, daemon: 0, ready: undefined, over: false };
+  const task: Task = { name, program, daemon: 0, ready: undefined, dueMs: NEVER, over: false };
   kernel.tasks.push(task);
   return task;
 }
 
 /** Adds a task that serves the others: the kernel ends without waiting for it. */
 export function spawnDaemon(kernel: Kernel, name: string, program: Program): Task {
-  const task: Task = { name, program, daemon: 1, ready: undefined, over: false };
+  const task: Task = { name, program, daemon: 1, ready: undefined, dueMs: NEVER, over: false };
   kernel.tasks.push(task);
   return task;
 }
@@ -126,6 +139,7 @@ export function spawnDaemon(kernel: Kernel, name: string, program: Program): Tas
 function* runTask(kernel: Kernel, task: Task): Program {
   kernel.current = task;
   task.ready = undefined;
+  task.dueMs = NEVER;
   let input = 0;
   for (;;) {
     const step = task.program.next(input);
@@ -148,14 +162,26 @@ function takeLines(kernel: Kernel): void {
   kernel.lines |= exchange(words, lineOf(layout, slot) + LINE.INTERRUPTS, 0);
 }
 
+/** Blocks the vCPU until its event word changes, or until the first task is due. */
+function* idle(kernel: Kernel, seen: number): Program {
+  const due = kernel.tasks.reduce((first, task) => Math.min(first, task.dueMs), NEVER);
+  const timeoutMs = due === NEVER ? NEVER : Math.max(1, due - nowMs(kernel));
+  const wakeMs = nowMs(kernel) + timeoutMs;
+  kernel.block.seen = seen;
+  kernel.block.timeoutMs = timeoutMs;
+  const word = yield kernel.block;
+  if (word === seen && timeoutMs !== NEVER) kernel.clockMs = Math.max(kernel.clockMs, wakeMs);
+}
+
 /** Runs the tasks, round robin, until every task that is no daemon is over. */
 export function* runKernel(kernel: Kernel): Program {
   const { words, layout, slot } = kernel.cpu;
   const event = lineOf(layout, slot) + LINE.EVENT;
+  const clock = (): number => nowMs(kernel);
   while (kernel.tasks.some((task) => task.daemon === 0)) {
     const seen = load(words, event);
     takeLines(kernel);
-    yield* handleEvents(kernel.cpu, kernel.events);
+    yield* handleEvents(kernel.cpu, kernel.events, clock);
     let ran = 0;
     for (const task of [...kernel.tasks]) {
       if (task.ready !== undefined && !task.ready()) continue;
@@ -166,8 +192,7 @@ export function* runKernel(kernel: Kernel): Program {
     if (ran > 0) continue;
     // An event may come between the look and the sleep.
     if (kernel.cpu.points) yield POINT;
-    kernel.block.seen = seen;
-    yield kernel.block;
+    yield* idle(kernel, seen);
   }
 }
 
@@ -183,21 +208,28 @@ export function* waitUntil(kernel: Kernel, ready: () => boolean): Program {
   yield kernel.block;
 }
 
-/**
- * Parks the task until `ready` holds, `timeoutMs` at most; whether it held. An idle kernel has no timer, so the vCPU
- * sleeps from one millisecond to the next, and events and other tasks come in between.
- */
+/** As waitUntil, but not beyond `dueMs` of the kernel's time. Returns what `ready` has said last. */
+export function* waitFor(kernel: Kernel, ready: () => boolean, dueMs: number): Program<boolean> {
+  let found = ready();
+  if (found || nowMs(kernel) >= dueMs) return found;
+  const task = kernel.current;
+  assert(task !== undefined, "only a task waits");
+  task.dueMs = dueMs;
+  task.ready = () => {
+    found = ready();
+    return found || nowMs(kernel) >= dueMs;
+  };
+  yield kernel.block;
+  return found;
+}
+
+/** Parks the task until `ready` holds, `timeoutMs` at most; whether it held. */
 export function* waitTimeout(
   kernel: Kernel,
   ready: () => boolean,
   timeoutMs: number,
 ): Program<boolean> {
-  for (let waitedMs = 0; !ready(); waitedMs++) {
-    if (waitedMs >= timeoutMs) return false;
-    yield* sleep(1);
-    yield* giveWay(kernel);
-  }
-  return true;
+  return yield* waitFor(kernel, ready, nowMs(kernel) + timeoutMs);
 }
 
 /** Lets every other ready task run once. */

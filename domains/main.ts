@@ -12,6 +12,7 @@ import { balloonThread } from "./balloon.ts";
 import { bootKernel } from "./boot.ts";
 import { bugOn } from "./bug.ts";
 import { runXenstored } from "./drivers/xenstored.ts";
+import { lateEoiThread } from "./event-eoi.ts";
 import { deferredGrantThread } from "./grant-table.ts";
 import { type Kernel, runKernel, spawn, spawnDaemon } from "./kernel.ts";
 import type { Cpu } from "./memory.ts";
@@ -24,6 +25,7 @@ import { connectStore, writeStoreNode } from "./xenbus.ts";
 export function* runDomain(cpu: Cpu, program: (kernel: Kernel) => Program): Program {
   const kernel = yield* bootKernel(cpu);
   spawnDaemon(kernel, "deferred grants", deferredGrantThread(kernel));
+  spawnDaemon(kernel, "late ends of interrupts", lateEoiThread(kernel));
   spawnDaemon(kernel, "balloon", balloonThread(kernel));
   spawn(kernel, "main", runMain(kernel, program));
   yield* runKernel(kernel);

@@ -1,6 +1,6 @@
 /**
  * What the drivers of user-space devices keep for the whole kernel, beyond any open file.
- * Behaviour: Linux drivers/xen/gntalloc.c (gref_list), drivers/xen/events/events_base.c (irq_info.refcnt).
+ * Behaviour: Linux drivers/xen/gntalloc.c (gref_list).
  */
 import type { Pfn } from "../shared/units.ts";
 
@@ -21,12 +21,9 @@ export interface UserState {
   readonly grefs: GntallocGref[];
   /** References that were ended while the peer still had them: they count until the peer lets go. */
   readonly endedRefs: number[];
-  /** Users of each event channel that user space has bound. */
-  readonly portUsers: Map<number, number>;
 }
 
 export const createUserState = (): UserState => ({
   grefs: [],
   endedRefs: [],
-  portUsers: new Map(),
 });

@@ -37,7 +37,7 @@ import {
   ENOSYS,
 } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
-import { allocPort, notifyPort, unmaskPort } from "./events.ts";
+import { allocPort, notifyPort, requestIrq } from "./events.ts";
 import { getHvmParam } from "./hypercalls.ts";
 import { type Kernel, spawnDaemon, wait, waitUntil } from "./kernel.ts";
 import { zeroPage } from "./memory.ts";
@@ -75,7 +75,8 @@ export function* connectStore(kernel: Kernel): Program<number> {
   const pfn = yield* getHvmParam(kernel, DOMID_SELF, HVM_PARAM_STORE_PFN);
   const port = yield* getHvmParam(kernel, DOMID_SELF, HVM_PARAM_STORE_EVTCHN);
   if (pfn > 0 && port > 0) {
-    yield* unmaskPort(kernel, port);
+    const bound = yield* requestIrq(kernel, port);
+    if (bound < 0) return bound;
     startStore(kernel, pfn * PAGE_SIZE, port);
     return 0;
   }

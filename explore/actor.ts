@@ -66,6 +66,7 @@ export function canStep(machine: Machine, actor: Actor): boolean {
     case "calling":
       return actor.channel.idle;
     case "blocked":
+      if (machine.clockMs >= actor.wakeAtMs) return true;
       return load(machine.words, eventWord(machine, actor.slot)) !== actor.seen;
     case "sleeping":
       return machine.clockMs >= actor.wakeAtMs;
@@ -117,6 +118,7 @@ function serve(machine: Machine, actor: Actor, trap: Trap): void {
       return;
     case TRAP_BLOCK:
       actor.seen = trap.seen;
+      actor.wakeAtMs = machine.clockMs + (trap.timeoutMs ?? Number.POSITIVE_INFINITY);
       actor.state = "blocked";
       return;
     case TRAP_SLEEP:

@@ -189,7 +189,7 @@ function advanceClock(machine: Machine): boolean {
   const deadline = pollDeadline(machine.xen);
   let first = deadline === NOT_PRESENT ? Number.POSITIVE_INFINITY : deadline;
   for (const actor of machine.actors) {
-    if (actor === undefined || actor.state !== "sleeping") continue;
+    if (actor === undefined || (actor.state !== "sleeping" && actor.state !== "blocked")) continue;
     if (!isPaused(machine, actor.slot)) first = Math.min(first, actor.wakeAtMs);
   }
   if (first === Number.POSITIVE_INFINITY) return false;

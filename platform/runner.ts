@@ -21,6 +21,7 @@ import {
 } from "../shared/layout.ts";
 import { load, peek, type Words, wait, wordsOf } from "../shared/mem.ts";
 import {
+  type BlockTrap,
   type Host,
   type HostHashTrap,
   type HypercallTrap,
@@ -110,7 +111,7 @@ export class Runner {
       case TRAP_POINT:
         return 0;
       case TRAP_BLOCK:
-        this.#options.policy.until(this.#words, this.#event, trap.seen);
+        this.#block(trap);
         return load(this.#words, this.#event);
       case TRAP_SLEEP:
         wait(this.#never, 0, 0, trap.timeMs);
@@ -125,6 +126,15 @@ export class Runner {
         return 0;
       default:
         return unreachable(trap);
+    }
+  }
+
+  /** A finite time is slept for at once: whoever arms a timer has nothing to do. */
+  #block({ seen, timeoutMs = Number.POSITIVE_INFINITY }: BlockTrap): void {
+    if (timeoutMs === Number.POSITIVE_INFINITY) {
+      this.#options.policy.until(this.#words, this.#event, seen);
+    } else {
+      wait(this.#words, this.#event, seen, timeoutMs);
     }
   }
 

@@ -63,6 +63,8 @@ export const EVTCHN_FIFO_ARRAY_PAGES = EVTCHN_FIFO_PORTS / EVTCHN_FIFO_WORDS_PER
 /** Queues of a vCPU: one a priority. */
 export const EVTCHN_FIFO_QUEUES = 16;
 /** Tries to link an event behind a tail while BUSY holds its guest off; one more is made before that. */
+/** Tries of a guest to unmask a word that its hypervisor is busy with, before it asks it to. */
+export const EVTCHN_FIFO_UNMASK_ATTEMPTS = 64;
 export const EVTCHN_FIFO_LINK_ATTEMPTS = 4;
 /** Ports of one SCHEDOP_poll. */
 export const POLL_PORTS_MAX = 128;

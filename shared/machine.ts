@@ -56,6 +56,11 @@ export type PatchFault =
   // Without a region one "contiguous" page comes from the balloon, and free does not know (corner case 91).
   | "single-page-hole";
 
+/** Event channel ABI of a kernel (Linux: xen.fifo_events). */
+export type EventAbi = "fifo" | "2-level";
+/** Which DMA operations its devices get: as xen_swiotlb_detect says, or one of them by mistake. */
+export type DmaOpsChoice = "detect" | "swiotlb-xen" | "dma-direct";
+
 /** Kernel options: they choose between designs, so that two designs run on one machine. */
 export interface KernelOptions {
   readonly unpopulatedAlloc: UnpopulatedAlloc;
@@ -85,6 +90,10 @@ export interface KernelOptions {
   readonly pagesPerSection: number;
   /** Pages of the swiotlb pool. */
   readonly swiotlbPages: number;
+  /** Every mapping is bounced (Linux: swiotlb=force). */
+  readonly swiotlbForce: boolean;
+  readonly dmaOps: DmaOpsChoice;
+  readonly eventAbi: EventAbi;
 }
 
 export interface DomainModel {

@@ -278,4 +278,7 @@ export const KERNEL_DEFAULTS: KernelOptions = {
   hotplugUnpopulated: false,
   pagesPerSection: 512,
   swiotlbPages: 256,
+  swiotlbForce: false,
+  dmaOps: "detect",
+  eventAbi: "fifo",
 };

@@ -44,10 +44,14 @@ export interface PointTrap {
   readonly address?: number;
   readonly access?: number;
 }
-/** Waits until the slot's event word differs from `seen`; resumed with the new value. */
+/**
+ * Waits until the slot's event word differs from `seen`, at most `timeoutMs` where that is given and finite (a timer is
+ * armed); resumed with the word's value.
+ */
 export interface BlockTrap {
   readonly kind: typeof TRAP_BLOCK;
   seen: number;
+  timeoutMs?: number;
 }
 export interface SleepTrap {
   readonly kind: typeof TRAP_SLEEP;

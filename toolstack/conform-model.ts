@@ -59,6 +59,9 @@ const kernel: KernelOptions = {
   fallback: false,
   pagesPerSection: 32768,
   swiotlbPages: 0,
+  swiotlbForce: false,
+  dmaOps: "detect",
+  eventAbi: "2-level",
 };
 
 interface Limits {

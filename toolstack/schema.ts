@@ -83,6 +83,9 @@ const kernel = z.strictObject({
   setPrivateFailsAt: z.int().optional(),
   pagesPerSection: z.int().optional(),
   swiotlbPages: z.int().optional(),
+  swiotlbForce: z.boolean().optional(),
+  dmaOps: z.enum(["detect", "swiotlb-xen", "dma-direct"]).optional(),
+  eventAbi: z.enum(["fifo", "2-level"]).optional(),
 });
 
 const domainFields = {

@@ -42,8 +42,8 @@ import {
   dmaBufPut,
 } from "../dma-buf.ts";
 import { DMA_FROM_DEVICE, dmaDeviceOf } from "../dma-device.ts";
+import { endLatePort, type LatePort, latePort, takeLatePort } from "../event-eoi.ts";
 import { bindPort, closePort, notifyPort } from "../events.ts";
-import { takePort } from "../events-2l.ts";
 import { type Kernel, report, waitUntil } from "../kernel.ts";
 import type { Process } from "../process.ts";
 import {
@@ -108,7 +108,7 @@ interface Session {
   readonly domid: number;
   readonly mapped: MappedRing;
   readonly ring: Ring;
-  readonly port: number;
+  readonly late: LatePort;
   fileOffset: number;
 }
 
@@ -179,7 +179,7 @@ function* serveFrontend(back: Back, domid: number): Program {
   yield* serveRequests(session);
   yield* writeStoreNode(kernel, `${node}/state`, XenbusStateClosing);
   yield* unmapRing(kernel, session.mapped);
-  yield* closePort(kernel, session.port);
+  yield* closePort(kernel, session.late.port);
   yield* writeStoreNode(kernel, `${node}/state`, XenbusStateClosed);
 }
 
@@ -190,13 +190,13 @@ function* openSession(back: Back, domid: number): Program<Session | undefined> {
   if (ref < 0 || remote < 0) return undefined;
   const mapped = yield* mapRing(kernel, domid, ref);
   if (typeof mapped === "number") return undefined;
-  const port = yield* bindPort(kernel, domid, remote);
+  const port = yield* bindPort(kernel, domid, remote, { late: true, spuriousThreshold: 1 });
   if (port < 0) {
     yield* unmapRing(kernel, mapped);
     return undefined;
   }
   const ring = createRing(kernel.cpu, mapped.gaddr, TRANSFER_ENTRY_SIZE);
-  return { back, domid, mapped, ring, port, fileOffset: 0 };
+  return { back, domid, mapped, ring, late: latePort(port), fileOffset: 0 };
 }
 
 /** Waits until a frontend's state is no longer Initialised. */
@@ -213,7 +213,7 @@ const isUp = (state: number): boolean =>
 
 /** Rounds, until the frontend says goodbye, breaks the ring or dies. */
 function* serveRequests(session: Session): Program {
-  const { back, ring, port, domid } = session;
+  const { back, ring, late, domid } = session;
   const { kernel } = back;
   const state = yield* watched(kernel, `${frontNode(domid)}/state`);
   const released = yield* watched(kernel, RELEASE_DOMAIN);
@@ -222,11 +222,13 @@ function* serveRequests(session: Session): Program {
     if (pending < 0) break;
     if (pending > 0) {
       yield* serveRound(session, pending);
+      late.worked = true;
       continue;
     }
+    yield* endLatePort(kernel, late);
     yield* waitUntil(
       kernel,
-      () => takePort(kernel.events, port) || state.events.length > 0 || released.events.length > 0,
+      () => takeLatePort(kernel, late) || state.events.length > 0 || released.events.length > 0,
     );
     if (state.events.length === 0 && released.events.length === 0) continue;
     state.events.length = 0;
@@ -265,7 +267,7 @@ function* serveRound(session: Session, count: number): Program {
     left -= length;
   }
   yield* putEntries(session.ring, entries, count);
-  if (yield* pushResponses(session.ring)) yield* notifyPort(kernel, session.port);
+  if (yield* pushResponses(session.ring)) yield* notifyPort(kernel, session.late.port);
 }
 
 /** Whole pages, but for the last request of a round. */

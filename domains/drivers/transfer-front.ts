@@ -34,8 +34,8 @@ import { EIO, ENODEV } from "../../shared/status.ts";
 import { type HostHashTrap, type Program, TRAP_HOST_HASH } from "../../shared/trap.ts";
 import { GrantRef, type Pfn } from "../../shared/units.ts";
 import { bugOn, KernelBug } from "../bug.ts";
+import { endLatePort, type LatePort, latePort, takeLatePort } from "../event-eoi.ts";
 import { allocPort, closePort, notifyPort } from "../events.ts";
-import { takePort } from "../events-2l.ts";
 import { endForeignAccess, grantForeignAccess } from "../grant-table.ts";
 import { type Kernel, report, waitUntil } from "../kernel.ts";
 import { readBytes, zeroPage } from "../memory.ts";
@@ -80,7 +80,7 @@ interface Front {
   readonly backend: number;
   readonly ring: Ring;
   readonly ringPage: GrantedPage;
-  readonly port: number;
+  readonly late: LatePort;
   readonly buffer: readonly GrantedPage[];
   /** The backend's state node. */
   readonly peer: Watch;
@@ -152,7 +152,7 @@ function* connect(kernel: Kernel, options: TransferFrontOptions): Program<Front>
   const ringPage = yield* grantPage(kernel, backend);
   const ring = createRing(kernel.cpu, pageToPhys(ringPage.page), TRANSFER_ENTRY_SIZE);
   yield* initSharedRing(ring);
-  const port = yield* allocPort(kernel, backend);
+  const port = yield* allocPort(kernel, backend, { late: true, spuriousThreshold: 1 });
   bugOn(port < 0, `allocating a port for the backend answered ${port}`);
   const buffer: GrantedPage[] = [];
   for (let i = 0; i < options.pages; i++) buffer.push(yield* grantPage(kernel, backend));
@@ -162,7 +162,7 @@ function* connect(kernel: Kernel, options: TransferFrontOptions): Program<Front>
   const node = backendNode(backend, kernel.boot.domid);
   const peer = yield* watchStore(kernel, `${node}/state`);
   if (typeof peer === "number") throw new KernelBug(`watching the backend answered ${peer}`);
-  const front: Front = { kernel, backend, ring, ringPage, port, buffer, peer };
+  const front: Front = { kernel, backend, ring, ringPage, late: latePort(port), buffer, peer };
   return front;
 }
 
@@ -199,7 +199,7 @@ function* round(front: Front, wanted: number): Program<number> {
     view.setUint32(at + TRANSFER_REQUEST_LENGTH, lengthOf(i), true);
   }
   yield* putEntries(front.ring, requests, count);
-  if (yield* pushRequests(front.ring)) yield* notifyPort(front.kernel, front.port);
+  if (yield* pushRequests(front.ring)) yield* notifyPort(front.kernel, front.late.port);
   const responses = yield* collect(front, count);
   if (typeof responses === "number") return responses;
   return yield* hashArrived(front, responses, count, lengthOf);
@@ -207,7 +207,7 @@ function* round(front: Front, wanted: number): Program<number> {
 
 /** Waits for `count` responses; a negative errno when the backend is gone or has broken the ring. */
 function* collect(front: Front, count: number): Program<DataView | number> {
-  const { kernel, ring, port, peer } = front;
+  const { kernel, ring, late, peer } = front;
   const all = new Uint8Array(count * TRANSFER_ENTRY_SIZE);
   for (let done = 0; done < count; ) {
     const ready = yield* finalCheckResponses(ring);
@@ -216,9 +216,11 @@ function* collect(front: Front, count: number): Program<DataView | number> {
       const some = all.subarray(done * TRANSFER_ENTRY_SIZE);
       yield* takeEntries(ring, some, ready);
       done += ready;
+      late.worked = true;
       continue;
     }
-    yield* waitUntil(kernel, () => takePort(kernel.events, port) || peer.events.length > 0);
+    yield* endLatePort(kernel, late);
+    yield* waitUntil(kernel, () => takeLatePort(kernel, late) || peer.events.length > 0);
     if (peer.events.length === 0) continue;
     peer.events.length = 0;
     if ((yield* peerState(front)) !== XenbusStateConnected) return -ENODEV;
@@ -258,7 +260,7 @@ function* disconnect(front: Front): Program {
     yield* waitWatch(kernel, front.peer);
   }
   yield* unwatchStore(kernel, front.peer);
-  yield* closePort(kernel, front.port);
+  yield* closePort(kernel, front.late.port);
   for (const { ref, page } of [front.ringPage, ...front.buffer]) {
     yield* endForeignAccess(kernel, GrantRef(ref), page);
   }

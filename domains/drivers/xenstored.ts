@@ -23,8 +23,8 @@ import {
 import { PAGE_SIZE, STORE_OUTSTANDING_MAX } from "../../shared/limits.ts";
 import type { Program } from "../../shared/trap.ts";
 import { bugOn } from "../bug.ts";
+import { takePort } from "../event-state.ts";
 import { bindPort, bindVirqPort, closePort, notifyPort } from "../events.ts";
-import { takePort } from "../events-2l.ts";
 import { getDomainInfo, getHvmParam } from "../hypercalls.ts";
 import { giveWay, type Kernel, spawn, wait, waitUntil } from "../kernel.ts";
 import { storeWord } from "../memory.ts";

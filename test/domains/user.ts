@@ -43,7 +43,7 @@ export interface UserOptions {
 }
 
 /** Counts of a kernel that a process must leave as it found them. */
-export function leftovers({ memory, user }: Kernel): Readonly<Record<string, number>> {
+export function leftovers({ memory, user, events }: Kernel): Readonly<Record<string, number>> {
   const chunks = memory.unpopulated.pool?.chunks ?? [];
   return {
     freePages: memory.pages.freeCount,
@@ -52,7 +52,7 @@ export function leftovers({ memory, user }: Kernel): Readonly<Record<string, num
     freeRefs: memory.grants.refs.freeCount,
     deferred: memory.grants.deferred.length,
     foreign: memory.foreign.entries.length,
-    ports: user.portUsers.size,
+    ports: events.irqs.filter((info) => (info?.refcnt ?? 0) > 0).length,
     grefs: user.grefs.length,
   };
 }

@@ -18,6 +18,9 @@ export const TEST_KERNEL: KernelOptions = {
   ...KERNEL_DEFAULTS,
   pagesPerSection: 64,
   swiotlbPages: 16,
+  swiotlbForce: false,
+  dmaOps: "detect",
+  eventAbi: "fifo",
 };
 
 /** A domain of 1 MiB whose RAM starts at guest frame 0x40000, with the RAM above it left empty. */
