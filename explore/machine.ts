@@ -11,8 +11,12 @@
  * Ours (design 3, 10.1 to 10.6).
  */
 
-import { bootHypervisor, hasWork, step as stepHypervisor } from "../hypervisor/main.ts";
-import { pollDeadline } from "../hypervisor/sched-op.ts";
+import {
+  bootHypervisor,
+  hasWork,
+  nextDeadline,
+  step as stepHypervisor,
+} from "../hypervisor/main.ts";
 import type { Xen } from "../hypervisor/xen.ts";
 import { assert, at } from "../shared/assert.ts";
 import {
@@ -186,7 +190,7 @@ function move(machine: Machine, choice: number): void {
 
 /** Nobody can move: time goes on to the first sleeper, or to the end of the first poll. False: nobody sleeps. */
 function advanceClock(machine: Machine): boolean {
-  const deadline = pollDeadline(machine.xen);
+  const deadline = nextDeadline(machine.xen);
   let first = deadline === NOT_PRESENT ? Number.POSITIVE_INFINITY : deadline;
   for (const actor of machine.actors) {
     if (actor === undefined || (actor.state !== "sleeping" && actor.state !== "blocked")) continue;

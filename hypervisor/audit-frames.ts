@@ -27,6 +27,7 @@ import {
   xenHeapGfn,
 } from "./frame-table.ts";
 import { statusFrames } from "./grant-v2.ts";
+import { scratchPages } from "./iommu-context.ts";
 import { hasOwnTable, iommuPageCount } from "./iommu-table.ts";
 import { profileOf } from "./profile.ts";
 import { domainField, isDying, isPresent, type Xen } from "./xen.ts";
@@ -137,7 +138,7 @@ export function pools(xen: Xen, census: Census): string[] {
   return findings;
 }
 
-/** Every page of the Xen heap is free, or a table, pool, grant or shared info page of some domain. */
+/** Every page of the Xen heap is free, or a table, pool, grant or shared info page of some domain, or in quarantine. */
 export function xenHeap(xen: Xen, census: Census): string[] {
   const roots = rootPages(xen.layout);
   const used = census.domains.reduce((sum, domid) => {
@@ -148,7 +149,7 @@ export function xenHeap(xen: Xen, census: Census): string[] {
     const tables = field(DOM.P2M_PAGE_COUNT) + field(DOM.P2M_POOL_FREE);
     const grants = field(DOM.GRANT_FRAMES) + statusFrames(xen, domid);
     return sum + root + second + info + tables + grants;
-  }, 0);
+  }, scratchPages(xen));
   const free = at(xen.words, MACHINE.XEN_HEAP_FREE);
   const all = xen.model.limits.xenHeapPages;
   return used + free === all ? [] : [`the Xen heap has ${all} pages: ${free} free, ${used} in use`];

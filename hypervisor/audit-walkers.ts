@@ -8,6 +8,7 @@
  * Behaviour: hypervisor spec section 9 (2, 9, 11, 13, 18), stress spec section 4 (I-07 to I-12, I-22, I-35, I-37).
  */
 import { at } from "../shared/assert.ts";
+import { CONTEXT } from "../shared/iommu-layout.ts";
 import {
   CDF_directmap,
   DOM,
@@ -19,16 +20,19 @@ import {
   SLOT_KIND_VCPU,
   SLOT_LIVE,
   WALK_BLOCKED,
+  WALK_OFF,
   WALK_TABLE,
 } from "../shared/layout.ts";
 import { NOT_PRESENT, TLB_ENTRIES } from "../shared/limits.ts";
 import { load } from "../shared/mem.ts";
 import { ACCESS_WRITE, FAULT_TRANSLATION, walk } from "../shared/mmu.ts";
 import { isForeign, isGrant, isRam, P2M_TYPE_NAMES, p2m_grant_map_rw } from "../shared/pte.ts";
-import type { DomId } from "../shared/units.ts";
+import { DomId } from "../shared/units.ts";
 import type { Census, Leaf } from "./audit-census.ts";
+import { isStaleAccess, mayBeStale } from "./audit-iommu.ts";
 import { isFifo } from "./event-fifo-array.ts";
 import { frameOwner, isFree, isRamFrame, isReserved, isXenHeap } from "./frame-table.ts";
+import { contextField } from "./iommu-context.ts";
 import { contextRoot } from "./iommu-table.ts";
 import {
   domainField,
@@ -116,8 +120,8 @@ const grantText = (xen: Xen, leaf: Leaf): string => {
 
 function judgeEntry(xen: Xen, leaf: Leaf, findings: string[]): void {
   if (!isRamFrame(xen, leaf.frame)) {
-    const slot = at(xen.words, xen.layout.deviceSlot + leaf.frame - xen.layout.ramFrames);
-    const own = lineField(xen, slot, LINE.DOMAIN) === leaf.domid;
+    const owner = contextField(xen, leaf.frame - xen.layout.ramFrames, CONTEXT.OWNER);
+    const own = owner === leaf.domid;
     if (!own) findings.push(`${nameOf(leaf)} leads to a device that is not its domain's`);
     return;
   }
@@ -151,8 +155,8 @@ export function translations(xen: Xen): string[] {
     if (lineField(xen, slot, LINE.STATE) !== SLOT_LIVE) continue;
     if (lineField(xen, slot, LINE.MODE) !== WALK_TABLE || slotDomain(xen, slot) < 0) continue;
     const generation = load(xen.words, lineOf(xen.layout, slot) + LINE.GENERATION);
-    if (lineField(xen, slot, LINE.INSIDE_GENERATION) === generation)
-      findings.push(...tlbOf(xen, slot));
+    if (lineField(xen, slot, LINE.INSIDE_GENERATION) !== generation) continue;
+    if (!mayBeStale(xen, slot)) findings.push(...tlbOf(xen, slot));
   }
   return findings;
 }
@@ -187,8 +191,9 @@ export function openAccesses(xen: Xen, census: Census): string[] {
     const frame = lineField(xen, slot, LINE.INSIDE) - 1;
     // Without an IOMMU nothing holds a device back: what it hits is what it hits.
     if (frame < 0 || isOnBareBus(xen, slot) || !isRamFrame(xen, frame)) continue;
-    const domid = slotDomain(xen, slot);
-    if (!mayTouch(xen, census, domid, frame)) {
+    if (isStaleAccess(xen, slot)) continue;
+    const domains = [slotDomain(xen, slot), leavingDomain(xen, slot)];
+    if (!domains.some((domid) => mayTouch(xen, census, domid, frame))) {
       const whose = isIdle(xen, frame) ? "which is free" : `of domain ${frameOwner(xen, frame)}`;
       findings.push(`slot ${slot} is inside an access to frame ${frame}, ${whose}`);
     }
@@ -202,7 +207,14 @@ function isOnBareBus(xen: Xen, slot: number): boolean {
   return xen.model.devices[lineField(xen, slot, LINE.NUMBER)]?.behindIommu === false;
 }
 
+/** The domain whose context a device has left while it may still be inside an access of it. */
+function leavingDomain(xen: Xen, slot: number): DomId {
+  if (lineField(xen, slot, LINE.KIND) !== SLOT_KIND_DEVICE) return slotDomain(xen, slot);
+  return DomId(contextField(xen, lineField(xen, slot, LINE.NUMBER), CONTEXT.LEAVING));
+}
+
 function mayTouch(xen: Xen, census: Census, domid: DomId, frame: number): boolean {
+  if (domid < 0) return frameOwner(xen, frame) === NOT_PRESENT && isXenHeap(xen, frame);
   if (!isIdle(xen, frame) && frameOwner(xen, frame) === domid) return true;
   if (census.handles.some((handle) => handle.mapper === domid && handle.frame === frame))
     return true;
@@ -220,7 +232,7 @@ export function walkers(xen: Xen): string[] {
     const kind = lineField(xen, slot, LINE.KIND);
     const domid = slotDomain(xen, slot);
     if (kind === SLOT_KIND_DEVICE && domid === NOT_PRESENT) {
-      if (lineField(xen, slot, LINE.MODE) !== WALK_BLOCKED) {
+      if (!isQuarantined(xen, slot)) {
         findings.push(`the device of slot ${slot} is nobody's and not blocked`);
       }
     } else if (kind === SLOT_KIND_DEVICE || kind === SLOT_KIND_VCPU) {
@@ -228,6 +240,14 @@ export function walkers(xen: Xen): string[] {
     }
   }
   return findings;
+}
+
+/** Nowhere, off its bus, or at its scratch page and nowhere else. */
+function isQuarantined(xen: Xen, slot: number): boolean {
+  const mode = lineField(xen, slot, LINE.MODE);
+  if (mode !== WALK_TABLE) return mode === WALK_BLOCKED || mode === WALK_OFF;
+  const root = contextField(xen, lineField(xen, slot, LINE.NUMBER), CONTEXT.SCRATCH_ROOT);
+  return root !== NOT_PRESENT && lineField(xen, slot, LINE.ROOT) === root;
 }
 
 function walkerOf(xen: Xen, slot: number, domid: DomId, kind: number): string[] {

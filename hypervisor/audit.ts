@@ -29,7 +29,7 @@ import {
   pins,
   statusBits,
 } from "./audit-grants.ts";
-import { ownTables } from "./audit-iommu.ts";
+import { contexts, ownTables } from "./audit-iommu.ts";
 import {
   deadDomains,
   directMap,
@@ -61,6 +61,7 @@ export const INVARIANTS: Readonly<Record<string, Invariant>> = {
   handleLists,
   identityEntries,
   ownTables,
+  contexts,
   p2mEntries,
   directMap,
   translations,

@@ -19,7 +19,6 @@ import {
   DOMINFO_TOT_PAGES,
   MAX_MEM_MAX_MEMKB,
   PAGING_MEMPOOL_SIZE,
-  XEN_DOMCTL_assign_device,
   XEN_DOMCTL_createdomain,
   XEN_DOMCTL_destroydomain,
   XEN_DOMCTL_get_paging_mempool_size,
@@ -40,6 +39,13 @@ import { DomId } from "../shared/units.ts";
 import { killDomain } from "./domain-death.ts";
 import { slotsOf } from "./domain-teardown.ts";
 import { copyArgs, copyFieldBack, copyToGuest } from "./guest-access.ts";
+import {
+  controlRequest,
+  deviceDomctl,
+  guestRequest,
+  isDeviceDomctl,
+  mayName,
+} from "./iommu-domctl.ts";
 import { drainP2mPool, fillP2mPool } from "./p2m.ts";
 import {
   type Caller,
@@ -72,7 +78,7 @@ const BUILT: ReadonlySet<number> = new Set([
   XEN_DOMCTL_set_paging_mempool_size,
 ]);
 /** Commands that are known to Xen and named by the ABI of this machine, but not answered. */
-const NOT_BUILT: ReadonlySet<number> = new Set([XEN_DOMCTL_createdomain, XEN_DOMCTL_assign_device]);
+const NOT_BUILT: ReadonlySet<number> = new Set([XEN_DOMCTL_createdomain]);
 
 /** Whether this command is known but not answered. */
 export const domctlNotBuilt = (cmd: number): boolean => NOT_BUILT.has(cmd);
@@ -83,8 +89,11 @@ export function domctlOp(xen: Xen, caller: Caller, arg: number): number | Preemp
   const cmd = xen.args.u32(DOMCTL_CMD);
   const domid = xen.args.u16(DOMCTL_DOMAIN);
   const target = domainById(xen, domid);
-  if (target === undefined && cmd !== XEN_DOMCTL_getdomaininfo) return -ESRCH;
+  const isDevice = isDeviceDomctl(cmd);
+  const isNamed = target !== undefined || (isDevice && mayName(cmd, domid));
+  if (!isNamed && cmd !== XEN_DOMCTL_getdomaininfo) return -ESRCH;
   if (!isPrivileged(xen, caller)) return -EPERM;
+  if (isDevice) return deviceDomctl(xen, caller, guestRequest(xen, caller, cmd, domid));
   if (cmd === XEN_DOMCTL_getdomaininfo) return getDomainInfo(xen, caller, arg, domid);
   if (cmd === XEN_DOMCTL_get_paging_mempool_size && target !== undefined) {
     xen.args.setU64(PAGING_MEMPOOL_SIZE, p2mPoolPages(xen, target) * PAGE_SIZE);
@@ -94,8 +103,8 @@ export function domctlOp(xen: Xen, caller: Caller, arg: number): number | Preemp
 }
 
 /**
- * The toolstack's record: command, domain, and the command's argument (max_mem: KiB; table page pool: bytes). What a
- * query answers is the return value.
+ * The toolstack's record: command, domain, and the command's argument (max_mem: KiB; table page pool: bytes; a device by
+ * its number). What a query answers is the return value.
  */
 export function controlDomctl(
   xen: Xen,
@@ -105,6 +114,10 @@ export function controlDomctl(
   argument: number,
 ): number | Preemptible {
   if (cmd === XEN_DOMCTL_getdomaininfo) return nextDomain(xen, domid) ?? -ESRCH;
+  if (isDeviceDomctl(cmd)) {
+    if (!isPresent(xen, domid) && !mayName(cmd, domid)) return -ESRCH;
+    return deviceDomctl(xen, caller, controlRequest(xen, cmd, domid, argument));
+  }
   return control(xen, caller, cmd, domid, argument);
 }
 

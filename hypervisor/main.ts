@@ -39,6 +39,7 @@ import { flushDone } from "./flush.ts";
 import { refusalOf } from "./inject.ts";
 import { initDevices } from "./iommu-devices.ts";
 import { resetIommuDomain, takeFailed } from "./iommu-table.ts";
+import { deferredDeadline, flushDeferred, isDeferredDue } from "./iotlb.ts";
 import { crashDomain } from "./p2m-insert.ts";
 import { isPollOver, pollDeadline } from "./sched-op.ts";
 import {
@@ -101,6 +102,10 @@ function bootDomains(xen: Xen): void {
 
 /** Handles one record, or resumes one handler that is ready, up to its next gap or its reply. False: nothing to do. */
 export function step(xen: Xen): boolean {
+  if (isDeferredDue(xen)) {
+    flushDeferred(xen);
+    return true;
+  }
   takeDoorbells(xen);
   const slot = nextReady(xen);
   if (slot === NOT_PRESENT) return false;
@@ -116,7 +121,7 @@ export function step(xen: Xen): boolean {
 /** Whether `step` would do something. */
 export function hasWork(xen: Xen): boolean {
   takeDoorbells(xen);
-  return nextReady(xen) !== NOT_PRESENT;
+  return isDeferredDue(xen) || nextReady(xen) !== NOT_PRESENT;
 }
 
 /** Adds the slots that have rung to those that are to be looked at. An empty poll is one plain load a word. */
@@ -221,11 +226,11 @@ export function runHypervisor(xen: Xen, policy: SpinPolicy, tick: () => void): v
   const doorbells = xen.work.bits.length;
   const rung = (): boolean => {
     for (let i = 0; i < doorbells; i++) if (peek(words, MACHINE.DOORBELL + i) !== 0) return true;
-    return isPollDue(xen) || load(words, MACHINE.STOP) !== 0;
+    return isDue(xen) || load(words, MACHINE.STOP) !== 0;
   };
   const sleep = (): void => {
     store(words, MACHINE.ASLEEP, 1);
-    if (!confirmed(words, doorbells)) wait(words, MACHINE.ASLEEP, 1, untilPoll(xen));
+    if (!confirmed(words, doorbells)) wait(words, MACHINE.ASLEEP, 1, untilDue(xen));
     store(words, MACHINE.ASLEEP, 0);
     tick();
   };
@@ -242,15 +247,24 @@ export function runHypervisor(xen: Xen, policy: SpinPolicy, tick: () => void): v
   }
 }
 
-/** Whether the time of some vCPU that polls is up. */
-function isPollDue(xen: Xen): boolean {
-  const deadline = pollDeadline(xen);
+/** Tick at which the hypervisor has something to do by itself: the first poll or batch; NOT_PRESENT: never. */
+export function nextDeadline(xen: Xen): number {
+  const poll = pollDeadline(xen);
+  const batch = deferredDeadline(xen);
+  return poll === NOT_PRESENT || batch === NOT_PRESENT
+    ? Math.max(poll, batch)
+    : Math.min(poll, batch);
+}
+
+/** Whether that time has come. */
+function isDue(xen: Xen): boolean {
+  const deadline = nextDeadline(xen);
   return deadline !== NOT_PRESENT && at(xen.words, MACHINE.TICK) >= deadline;
 }
 
-/** Milliseconds until then; undefined when nobody polls with a time-out. */
-function untilPoll(xen: Xen): number | undefined {
-  const deadline = pollDeadline(xen);
+/** Milliseconds until then; undefined when there is no such time. */
+function untilDue(xen: Xen): number | undefined {
+  const deadline = nextDeadline(xen);
   if (deadline === NOT_PRESENT) return undefined;
   return Math.max(deadline - at(xen.words, MACHINE.TICK), 0);
 }

@@ -51,6 +51,8 @@ export interface Xen {
   readonly model: MachineModel;
   /** The machine's IOMMU, with every choice made. */
   readonly iommu: Required<IommuModel>;
+  /** IOTLBs go by a queue, or later than TLBs do: a flush does not simply treat devices as it treats vCPUs. */
+  readonly ownIotlbs: boolean;
   /** One a slot: the server's end. */
   readonly channels: readonly Channel[];
   /** Pending handler of each slot, between two of its gaps. */
@@ -67,12 +69,14 @@ export interface Xen {
 
 export function xenOf(words: Words, memory: MachineMemory, layout: Layout): Xen {
   const slots = layout.model.limits.slots;
+  const iommu = iommuSettings(layout.model);
   return {
     words,
     memory,
     layout,
     model: layout.model,
-    iommu: iommuSettings(layout.model),
+    iommu,
+    ownIotlbs: iommu.invalidation === "queue" || iommu.iotlb.flush !== "strict",
     channels: Array.from({ length: slots }, (_, slot) => new Channel(words, layout, slot)),
     pending: new Array<Preemptible | undefined>(slots).fill(undefined),
     gaps: new Array<Gap>(slots).fill(GAP_PREEMPT),

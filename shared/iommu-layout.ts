@@ -46,12 +46,13 @@ export const QUEUE = {
   DEFERRED_UNTIL: 5, // [XEN] tick at which the batch is due, or NOT_PRESENT
   BATCHES: 6, // [XEN] batches ever flushed
   FAILURES: 7, // [XEN] domains that are about to be crashed
+  LEAVING: 8, // [XEN] devices whose row says LEAVING
 } as const;
 const QUEUE_REGISTERS = 16;
 
 /** Two descriptors for each slot's flush, and as many again for batches and changes of context. */
 export const QUEUE_ENTRIES = 4 * SLOTS_MAX;
-/** Descriptor: kind, device slot or NOT_PRESENT (all of a domain's, all there are), domain, number of a wait. */
+/** Descriptor: kind, device or NOT_PRESENT (all of a domain's, all there are), domain, number of a wait. */
 export const DESCRIPTOR_WORDS = 4;
 export const DESCRIPTOR_IOTLB = 1;
 export const DESCRIPTOR_WAIT = 2;
@@ -60,10 +61,10 @@ export const contextOf = (tables: Tables, device: number): number =>
   tables.iommu + device * CONTEXT_WORDS;
 export const iommuDomainOf = ({ iommu, model }: Tables, domid: number): number =>
   iommu + model.devices.length * CONTEXT_WORDS + domid * IOMMU_DOMAIN_WORDS;
-/** Number of the wait descriptor that a slot's handler waits for, or 0. */
+/** [XEN] Number of the wait descriptor that a slot's handler waits for, or 0. */
 export const waitedFor = (tables: Tables, slot: number): number =>
   tables.invalidations + QUEUE_REGISTERS + slot;
-/** Access counter of a device's slot when its IOTLB was invalidated, or 0: nothing to drain. */
+/** [IOMMU] Access counter of a device's slot when its IOTLB was invalidated, or 0: nothing to drain. */
 export const drainOf = (tables: Tables, slot: number): number =>
   tables.invalidations + QUEUE_REGISTERS + SLOTS_MAX + slot;
 export const descriptorOf = (tables: Tables, n: number): number =>

@@ -90,6 +90,12 @@ export const EXTENTS_MAX = 2 ** 26 - 1;
 export const TLB_ENTRIES = 256;
 /** Times a walker looks again at a table that is being rewritten under it: each rewrite takes nanoseconds. */
 export const WALK_ATTEMPTS_MAX = 1000;
+/** Flushes that the lazy mode of the IOTLBs puts off, at most, and for how many milliseconds (Linux: 256 and 10). */
+export const IOTLB_LAZY_FLUSHES = 32;
+export const IOTLB_LAZY_MS = 10;
+/** Faults, halved whenever this many milliseconds pass between two, at which a device is kept off its bus (PT_FAULT_THRESHOLD). */
+export const IOMMU_FAULT_THRESHOLD = 10;
+export const IOMMU_FAULT_MS = 10;
 /** Fault records the IOMMU keeps; older ones are overwritten. */
 export const IOMMU_FAULTS_KEPT = 64;
 /** Trace records kept per ring; overflow is counted. */

@@ -19,6 +19,10 @@ export function resolveIommu(
     arch,
     iommu: { ...rest, mode: mode ?? (board.iommu ? "on" : "off") },
   });
+  if (arch === "arm64" && settings.quarantine === "off") {
+    const reason = "off is for x86; on arm64 a device that is given back is nobody's";
+    throw new ScenarioError("machine.iommu.quarantine", reason);
+  }
   const entries = iotlb?.entries ?? settings.iotlb.entries;
   if (!isIotlbSize(entries)) {
     const path = "machine.iommu.iotlb.entries";

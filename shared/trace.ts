@@ -20,6 +20,8 @@ export const TRACE_DMA = 9; // dfn, frame index, 1 write, length
 export const TRACE_IOMMU_FAULT = 10; // slot, domain, dfn, 1 write, code
 export const TRACE_EVENT = 11; // domain, port
 export const TRACE_DOMAIN = 12; // domain, life-cycle stage
+export const TRACE_IOMMU_CONTEXT = 13; // slot, former domain, domain, mode
+export const TRACE_IOTLB_BATCH = 14; // flushes that had been put off
 
 const ringOf = (layout: Layout, ring: number): number =>
   layout.trace + ring * (1 + layout.model.limits.traceRecords * TRACE_WORDS);

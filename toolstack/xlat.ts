@@ -23,6 +23,7 @@ import {
   PGC_xen_heap,
   WALK_BARE,
   WALK_BLOCKED,
+  WALK_OFF,
 } from "../shared/layout.ts";
 import { NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import type { DeviceModel } from "../shared/machine.ts";
@@ -126,6 +127,10 @@ function deviceChain(
   const mode = at(view.words, line + LINE.MODE);
   if (mode === WALK_BLOCKED) {
     const outcome = "fault: the device is in nobody's context";
+    return { ...common, dfn, translatedBy: "nobody", walk: undefined, frame: undefined, outcome };
+  }
+  if (mode === WALK_OFF) {
+    const outcome = "nothing: the device is kept off its bus, for it has faulted too often";
     return { ...common, dfn, translatedBy: "nobody", walk: undefined, frame: undefined, outcome };
   }
   if (mode === WALK_BARE) {

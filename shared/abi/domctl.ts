@@ -10,6 +10,8 @@ export const XEN_DOMCTL_unpausedomain = 4;
 export const XEN_DOMCTL_getdomaininfo = 5;
 export const XEN_DOMCTL_max_mem = 11;
 export const XEN_DOMCTL_assign_device = 37;
+export const XEN_DOMCTL_test_assign_device = 45;
+export const XEN_DOMCTL_deassign_device = 47;
 export const XEN_DOMCTL_get_paging_mempool_size = 85;
 export const XEN_DOMCTL_set_paging_mempool_size = 86;
 
@@ -35,3 +37,12 @@ export const XEN_DOMINF_shutdown = 4;
 export const XEN_DOMINF_paused = 8;
 /** xen_domctl_paging_mempool inside the union: size u64@16, bytes. */
 export const PAGING_MEMPOOL_SIZE = 16;
+/** xen_domctl_assign_device inside the union: dev u32@16, flags u32@20, then machine_sbdf u32@24 or size u32@24, path@32. */
+export const ASSIGN_DEV = 16;
+export const ASSIGN_FLAGS = 20;
+export const ASSIGN_SBDF = 24;
+export const ASSIGN_PATH_SIZE = 24;
+export const ASSIGN_PATH = 32;
+export const XEN_DOMCTL_DEV_PCI = 0;
+export const XEN_DOMCTL_DEV_DT = 1;
+export const XEN_DOMCTL_DEV_RDM_RELAXED = 1;

@@ -7,6 +7,7 @@ import type { Xen } from "../../hypervisor/xen.ts";
 import { XEN_DOMCTL_destroydomain } from "../../shared/abi/domctl.ts";
 import { GNTMAP_host_map, GTF_permit_access, GTF_reading } from "../../shared/abi/grant.ts";
 import { HOLD, HOLD_PAGE, HOLD_ROWS, HOLD_WORDS } from "../../shared/hold-layout.ts";
+import { CONTEXT, contextOf } from "../../shared/iommu-layout.ts";
 import {
   DOM,
   domainOf,
@@ -332,7 +333,7 @@ export const PLANTED: readonly [what: string, finding: RegExp, plant: (state: In
     "a device that is not its domain's",
     /leads to a device that is not its domain's/,
     ({ xen }) => {
-      xen.words[lineOf(xen.layout, 1) + LINE.DOMAIN] = 1;
+      xen.words[contextOf(xen.layout, 0) + CONTEXT.OWNER] = 1;
     },
   ],
   [

@@ -7,6 +7,7 @@ import { entryFrame, entryType, p2mLookup, walkSteps } from "../../hypervisor/p2
 import { XEN_DOMCTL_destroydomain } from "../../shared/abi/domctl.ts";
 import { EVTCHNSTAT_unbound } from "../../shared/abi/event-channel.ts";
 import { GTF_permit_access } from "../../shared/abi/grant.ts";
+import { CONTEXT, contextOf } from "../../shared/iommu-layout.ts";
 import {
   DOM,
   LINE,
@@ -192,7 +193,8 @@ describe("devices", () => {
       testModel(domains, { devices: [testDevice("drv", { behindIommu })] }),
     );
     expect(lineWord(xen, 1, LINE.MODE)).toBe(mode);
-    expect(lineWord(xen, 1, LINE.DOMAIN)).toBe(1);
+    expect(xen.words[contextOf(xen.layout, 0) + CONTEXT.OWNER]).toBe(1);
+    expect(lineWord(xen, 1, LINE.DOMAIN)).toBe(mode === WALK_BLOCKED ? -1 : 1);
     const entry = p2mLookup(xen, DomId(1), 0xa000);
     expect([entryType(entry), entryFrame(entry)]).toEqual([
       p2m_mmio_direct_dev,
