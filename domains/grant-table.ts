@@ -44,6 +44,7 @@ import {
   takeSortedRun,
   takeTailRun,
 } from "./grant-refs.ts";
+import { noteEnd, noteGrant } from "./history.ts";
 import { addToPhysmap } from "./hypercalls.ts";
 import { type Kernel, sleep, waitUntil } from "./kernel.ts";
 import { compareExchangeWord, loadWord, storeWord } from "./memory.ts";
@@ -204,7 +205,9 @@ export function* grantForeignAccessRef(
   const entry = entryAddress(kernel, ref);
   const flags = GTF_permit_access | (access.readonly ? GTF_readonly : 0);
   yield* storeWord(kernel.cpu, entry + GRANT_ENTRY_FRAME, gfn);
+  const published = noteGrant(kernel.cpu, ref, domid, access.readonly);
   yield* storeWord(kernel.cpu, entry + GRANT_ENTRY_HEADER, flags | (domid << 16));
+  published();
 }
 
 /** gnttab_grant_foreign_access: a reference by which `domid` may map `gfn`, or -ENOSPC. */
@@ -222,6 +225,13 @@ export function* grantForeignAccess(
 
 /** gnttab_end_foreign_access_ref: 1 when nobody has it and nobody can get it any more, 0 while it is in use. */
 export function* endForeignAccessRef(kernel: Kernel, ref: GrantRef): Program<number> {
+  const tried = noteEnd(kernel.cpu, ref);
+  const ended = yield* clearFlags(kernel, ref);
+  tried(ended === 1);
+  return ended;
+}
+
+function* clearFlags(kernel: Kernel, ref: GrantRef): Program<number> {
   const header = entryAddress(kernel, ref) + GRANT_ENTRY_HEADER;
   let found = yield* loadWord(kernel.cpu, header);
   for (let attempt = 0; attempt < GRANT_END_ATTEMPTS_MAX; attempt++) {

@@ -62,6 +62,7 @@ import {
   XENVER_get_features,
 } from "../shared/abi/xen.ts";
 import type { Program } from "../shared/trap.ts";
+import { noteCalls, noteReturns } from "./history.ts";
 import { type Caller, hypercall, readArguments, writeArguments } from "./kernel.ts";
 
 /** Clears the first `size` bytes of the argument area and returns a view on it. */
@@ -105,10 +106,12 @@ export function* grantTableOp(
   size: number,
   count: number,
 ): Program<number> {
+  const { gaddr, view } = caller.arguments;
   yield* writeArguments(caller, size);
-  const address = caller.arguments.gaddr;
-  const result = yield* hypercall(caller, HYPERVISOR_grant_table_op, command, address, count);
+  const noted = noteCalls(caller.cpu, view, command, count);
+  const result = yield* hypercall(caller, HYPERVISOR_grant_table_op, command, gaddr, count);
   yield* readArguments(caller, size);
+  if (noted !== undefined) noteReturns(caller.cpu, view, noted);
   return result;
 }
 

@@ -8,6 +8,7 @@
  */
 import { VIRQ_DOM_EXC } from "../shared/abi/event-channel.ts";
 import { at } from "../shared/assert.ts";
+import { HISTORY_DIED, isRecorded, note } from "../shared/history.ts";
 import {
   DOM,
   DYING_ALIVE,
@@ -72,6 +73,7 @@ export function* killDomain(xen: Xen, slot: number, domid: DomId): Preemptible {
       domid,
       TRACE_DOMAIN_DYING,
     );
+    if (isRecorded(xen.layout)) note(xen.words, xen.layout, { kind: HISTORY_DIED, domain: domid });
     setClaim(xen, domid, 0);
     const orphans = orphansOf(xen, slot, domid);
     yield* tearDown(xen, slot, domid);

@@ -175,6 +175,8 @@ export const PGC_count_mask = (1 << 26) - 1;
 
 /** Words of an IOMMU fault record: slot, domid, dfn pair, 1 write, code, step. */
 export const FAULT_WORDS = 8;
+/** Words of a record of the history; the first row holds the count. */
+export const HISTORY_WORDS = 16;
 /** Words of a trace record: 32 bytes. */
 export const TRACE_WORDS = 8;
 
@@ -227,6 +229,8 @@ export interface Layout {
   readonly iommu: number; // [XEN] contexts of devices and tables of domains: iommu-layout.ts
   readonly invalidations: number; // [XEN, IOMMU] the invalidation queue
   readonly faults: number;
+  readonly historyRecords: number;
+  readonly history: number; // [SLOT] and [XEN] add to its first word and write the rows they took; 0: none is kept
   readonly trace: number; // one ring a slot, one more for the hypervisor
 }
 
@@ -276,6 +280,7 @@ const portTables = (take: (count: number) => number, ports: number) => ({
 /** Lays the control buffer out for a machine. Pure: every worker computes the same. */
 export function layoutOf(model: MachineModel): Layout {
   const { domains, slots, grantFrames, maptrackFrames, ports, traceRecords } = model.limits;
+  const { historyRecords = 0 } = model.limits;
   let words = 0;
   // Every table starts on a 64-byte line.
   const take = (count: number): number => {
@@ -324,6 +329,8 @@ export function layoutOf(model: MachineModel): Layout {
     invalidations: take(INVALIDATION_WORDS),
     faults: take(IOMMU_FAULTS_KEPT * FAULT_WORDS),
     trace: take((slots + 1) * (1 + traceRecords * TRACE_WORDS)),
+    historyRecords,
+    history: historyRecords === 0 ? 0 : take((1 + historyRecords) * HISTORY_WORDS),
     // Evaluated last, after every table above has been taken.
     words,
   };

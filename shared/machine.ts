@@ -145,6 +145,8 @@ export interface MachineLimits {
   /** Frame index of the first of them; absent: the bottom of the bank. */
   readonly xenHeapFirst?: number;
   readonly traceRecords: number;
+  /** Records of the history (shared/history.ts); absent or 0: none is kept. */
+  readonly historyRecords?: number;
 }
 
 /** What is left out is filled in by iommu-settings.ts. */

@@ -278,5 +278,6 @@ function limitsOf(machine: MachineSpec, placed: PlacedDomains, devices: number):
     ports: Math.max(...domains.map((domain) => domain.maxEvtchnPort)) + 1,
     xenHeapPages,
     traceRecords: machine.traceRecords ?? TRACE_RECORDS,
+    historyRecords: machine.historyRecords ?? 0,
   };
 }

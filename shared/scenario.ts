@@ -61,6 +61,8 @@ export interface MachineSpec {
   readonly xenHeap?: Size;
   /** Trace records kept in each ring. */
   readonly traceRecords?: number;
+  /** Records of the history of grant operations, which is then judged; none by default. */
+  readonly historyRecords?: number;
   /** Rows of the domain table and actors at the hypervisor's table: room for domains created later. */
   readonly domains?: number;
   readonly slots?: number;

@@ -1,8 +1,10 @@
 /**
  * What a scenario's expectations are judged on, and the judgement of one variant.
- * Rule: findings of the audit are failures of every scenario, whatever it expects.
+ * Rule: findings of the audit, and of the history where one is kept, are failures of every scenario, whatever it expects.
  * Ours.
  */
+import { judgeHistory } from "../explore/history.ts";
+import { readHistory } from "../shared/history.ts";
 import type { Expectation, FinalState, Report, Row } from "../shared/scenario.ts";
 import type { Host } from "../shared/trap.ts";
 import type { Finished } from "./engine.ts";
@@ -23,9 +25,16 @@ export function judge(prepared: Prepared, finished: Finished, host: Host): Verdi
     holds: false,
     got: finding,
   }));
+  const { records, lost } = readHistory(finished.words, finished.layout);
+  const history = [
+    ...judgeHistory(records).findings,
+    ...(lost === 0
+      ? []
+      : [`${lost} records of the history are lost: raise machine.historyRecords`]),
+  ].map((got) => ({ claim: "the history can have come about one by one", holds: false, got }));
   return {
     row: own?.row ?? { name: resolved.variant, reports: reportTree(finished.reports) },
-    expectations: [...(own?.expectations ?? []), ...audited],
+    expectations: [...(own?.expectations ?? []), ...audited, ...history],
   };
 }
 

@@ -48,6 +48,7 @@ const machine = z.strictObject({
   xsm: z.enum(["dummy", "silo"]).optional(),
   xenHeap: size.optional(),
   traceRecords: z.int().min(1).max(1048576).optional(),
+  historyRecords: z.int().min(0).max(1048576).optional(),
   domains: z.int().optional(),
   slots: z.int().optional(),
 });

@@ -12,6 +12,7 @@ const FOLDERS = [
   "hypervisor",
   "domains",
   "explore",
+  "test/domains",
   "test/hypervisor",
   "test/explore",
   "test/fuzz",
