@@ -7,8 +7,9 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     pool: "forks",
     maxWorkers: 2,
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    // Ends what hangs; a busy machine takes its time.
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
     // Tests import the sources as Node runs them: nothing is rewritten on the way, and calls stay cheap.
     experimental: { viteModuleRunner: false },
   },
