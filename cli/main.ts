@@ -39,6 +39,13 @@ const seed = (text: string): number => {
   return value;
 };
 
+/** A stage of toolstack/stage.ts, or a step. */
+const moment = (text: string): number | string => {
+  if (["boot", "dma", "end"].includes(text)) return text;
+  if (/^\d+$/.test(text)) return whole(text);
+  throw new InvalidArgumentError("Moments are boot, dma, end, or the number of a step.");
+};
+
 const DURATION_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000 };
 
 const duration = (text: string): number => {
@@ -90,6 +97,7 @@ function runCommand(): Command {
     .option("--repeat <n>", "run so often, with the next seed each time", positive, 1)
     .option("--jobs <n>", "explore so many variants at once (default: 1)", positive)
     .option("--timeout <duration>", "longest time for one variant", duration, 60_000)
+    .option("--record <file>", "write the run down: FILE.g2m.jsonl, or .jsonl.gz to pack it")
     .option("-N, --dry-run", "resolve everything, start nothing")
     .option("--json", "one JSON document on stdout")
     .option("--jsonl", "one JSON event a line on stdout")
@@ -130,16 +138,36 @@ function xlatCommand(): Command {
     .argument("<scenario>", "name or path")
     .argument("<domain>", "name of the domain")
     .argument("[gfn]", "guest frame number, such as 0x40010; without it: what is mapped")
-    .addOption(
-      new Option(
-        "--at <stage>",
-        "when to look: after boot, at the first DMA burst (the default with a device), at the end",
-      ).choices(["boot", "dma", "end"]),
+    .option(
+      "--at <stage>",
+      "when to look: boot, dma (the first burst; the default with a device), end, or after a step",
+      moment,
     )
     .option("--json", "one JSON document on stdout")
     .addOption(color())
     .action(async (scenario: string, domain: string, gfn: string | undefined, options) => {
       process.exitCode = await (await import("./xlat.ts")).xlat(scenario, domain, gfn, options);
+    });
+}
+
+function dumpCommand(): Command {
+  return withMachine(new Command("dump"))
+    .description("the hypervisor's tables at any step: of a run, or of a recording of one")
+    .argument("<scenario or recording>", "name, path, or a file that run --record has written")
+    .option("--what <tables>", "some of p2m,frames,grants,maptrack,ports,iommu,tlb (default: all)")
+    .option("--dom <name>", "only this domain, by name or id; repeatable", words)
+    .option("--at <step>", "after this step; on threads: this record (default: the end)", whole)
+    .option("--diff <step>", "what has changed since this step, or will have by then", whole)
+    .addOption(
+      new Option("--engine <engine>", "run it on threads, or in one thread, every step chosen")
+        .choices(["threads", "explore"])
+        .default("explore"),
+    )
+    .option("--timeout <duration>", "longest time to wait for threads", duration, 60_000)
+    .option("--json", "one JSON document on stdout")
+    .addOption(color())
+    .action(async (target: string, options) => {
+      process.exitCode = await (await import("./dump.ts")).dump(target, options);
     });
 }
 
@@ -207,6 +235,7 @@ function program(): Command {
     listCommand(),
     checkCommand(),
     xlatCommand(),
+    dumpCommand(),
     conformCommand(),
     litmusCommand(),
     exploreCommand(),

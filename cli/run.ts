@@ -10,6 +10,7 @@ import { EXIT_INTERRUPTED, EXIT_SUCCESS, UsageError, worstOf } from "../toolstac
 import { type LoadedScenario, loadScenario } from "../toolstack/load.ts";
 import { openLog } from "../toolstack/log.ts";
 import { type Prepared, prepare } from "../toolstack/prepare.ts";
+import { isRecordingName, openRecording, type Recorder } from "../toolstack/recording.ts";
 import { type RunWatch, runVariants, type VariantResult } from "../toolstack/run.ts";
 import { openStatusLine, type StatusLine } from "../toolstack/status-line.ts";
 import { paintFor, resultLines } from "../toolstack/table.ts";
@@ -29,6 +30,7 @@ export interface RunOptions extends MachineOptions {
   /** Variants explored at once; absent: one a core. */
   readonly jobs?: number;
   readonly timeout: number;
+  readonly record?: string;
   readonly dryRun?: true;
   readonly json?: true;
   readonly jsonl?: true;
@@ -55,6 +57,7 @@ export async function run(ids: readonly string[], options: RunOptions): Promise<
     throw new UsageError("--jobs: only --engine explore runs variants side by side");
   }
   const batches = await batchesOf(ids, options);
+  checkRecord(batches, options);
   const log = await openLog({
     ...(options.logLevel === undefined ? {} : { level: options.logLevel }),
     ...(options.logFile === undefined ? {} : { file: options.logFile }),
@@ -94,7 +97,7 @@ async function runBatches(
     for (const [i, batch] of batches.entries()) {
       echo(batch, options, status);
       const watch = watchOf(batch, options, status, log);
-      const control = { engine, timeoutMs, signal };
+      const control = { engine, timeoutMs, signal, ...recorderOf(batch, options) };
       const results = await (queued[i]?.follow(watch) ??
         runVariants(batch.variants, control, watch));
       done.push({ batch, results });
@@ -104,6 +107,24 @@ async function runBatches(
   } finally {
     await campaign?.close();
   }
+}
+
+/** The recording of the only variant. */
+function recorderOf({ variants }: Batch, options: RunOptions): { readonly recorder?: Recorder } {
+  const [only] = variants;
+  if (options.record === undefined || only === undefined) return {};
+  return { recorder: openRecording(options.record, only, options.engine) };
+}
+
+/** A recording is of one run. */
+function checkRecord(batches: readonly Batch[], options: RunOptions): void {
+  if (options.record === undefined) return;
+  if (!isRecordingName(options.record)) {
+    throw new UsageError(`--record: ${options.record} does not end in .jsonl or .jsonl.gz`);
+  }
+  const runs = batches.reduce((sum, { variants }) => sum + variants.length, 0);
+  if (runs === 1) return;
+  throw new UsageError(`--record: these are ${runs} runs; name one variant by --variant`);
 }
 
 /** A pool, if there is anything to share out among more than one thread. */

@@ -6,10 +6,12 @@ import { unknownName } from "../shared/nearest.ts";
 import { formatHex, parseAddress } from "../shared/sizes.ts";
 import { EXIT_SUCCESS, UsageError } from "../toolstack/exit-codes.ts";
 import { loadScenario } from "../toolstack/load.ts";
-import { type MappedRange, mappedRanges, type View, type Walk } from "../toolstack/p2m-walk.ts";
-import { prepare } from "../toolstack/prepare.ts";
+import { type MappedRange, mappedRanges, type Walk } from "../toolstack/p2m-walk.ts";
+import { type Prepared, prepare } from "../toolstack/prepare.ts";
+import { openLive } from "../toolstack/replay.ts";
 import { machineAt, type Stage } from "../toolstack/stage.ts";
 import { alignTable, paintFor } from "../toolstack/table.ts";
+import type { View } from "../toolstack/view.ts";
 import {
   type Chain,
   type DeviceChain,
@@ -21,8 +23,8 @@ import {
 import { type MachineOptions, wishOf } from "./machine-options.ts";
 
 export interface XlatOptions extends MachineOptions {
-  /** By default the first DMA burst, or the boot of a machine without devices. */
-  readonly at?: Stage;
+  /** By default the first DMA burst, or the boot of a machine without devices; a number: after that step. */
+  readonly at?: Stage | number;
   readonly json?: true;
   readonly color: "auto" | "always" | "never";
 }
@@ -44,12 +46,13 @@ export async function xlat(
     ) ?? variants[0];
   if (prepared === undefined) throw new UsageError(`${id} has no variant`);
   const stage = options.at ?? (prepared.resolved.model.devices.length > 0 ? "dma" : "boot");
-  const machine = machineAt(prepared, stage);
-  const view: View = machine;
+  const view: View =
+    typeof stage === "number" ? stepOf(prepared, stage) : machineAt(prepared, stage);
   const domid = domidNamed(view, domain);
-  if (domid === undefined) throw new UsageError(`${domain} does not exist at stage ${stage}`);
+  const when = typeof stage === "number" ? `step ${stage}` : stage;
+  if (domid === undefined) throw new UsageError(`${domain} does not exist at ${when}`);
   process.stderr.write(
-    `${id}, ${prepared.resolved.variant}: seed ${options.seed}, at ${stage}, domain ${domain} is d${domid}\n`,
+    `${id}, ${prepared.resolved.variant}: seed ${options.seed}, at ${when}, domain ${domain} is d${domid}\n`,
   );
   if (gfn === undefined) return printRanges(mappedRanges(view, rootOf(view, domid)), options);
   const chain = translate(view, domid, gfn);
@@ -59,6 +62,16 @@ export async function xlat(
     process.stdout.write(`${chainLines(chain, options).join("\n")}\n`);
   }
   return EXIT_SUCCESS;
+}
+
+function stepOf(prepared: Prepared, step: number): View {
+  const live = openLive(prepared);
+  try {
+    live.to(step);
+    return live.machine;
+  } finally {
+    live.close();
+  }
 }
 
 /** A frame number: 36 bits, decimal or hexadecimal. */

@@ -170,6 +170,7 @@ function choose(machine: Machine, count: number): number {
   machine.steps++;
   mix(machine, choice);
   machine.log?.step(choice, machine.candidates, count);
+  machine.options.chosen?.(machine, choice);
   return choice;
 }
 

@@ -73,6 +73,8 @@ export interface ExploreOptions {
    * until somebody calls `assign`. Asked once each time a slot is taken.
    */
   readonly partOf?: (machine: Machine, slot: number) => Part | undefined;
+  /** Told of every choice, in order, before it is carried out; `steps` counts it already. */
+  readonly chosen?: (machine: Machine, choice: number) => void;
   /** Run after every step of the hypervisor; what it returns are violations, and end the run. */
   readonly audit?: (xen: Xen) => readonly string[];
 }

@@ -22,6 +22,7 @@ import {
   CONTROL_AUDIT,
   CONTROL_CREATE,
   CONTROL_DOMCTL,
+  CONTROL_HOLD,
   CONTROL_STOP,
   CONTROL_VCPU_DIED,
   DEVICE_FAULT,
@@ -117,6 +118,7 @@ function controlRecord(xen: Xen, caller: Caller): Answer {
       return createDomain(xen, a0);
     case CONTROL_DOMCTL:
       return controlDomctl(xen, caller, a0, recordArg(record, 1), recordArg(record, 2));
+    case CONTROL_HOLD:
     case CONTROL_STOP:
       return 0;
     default:

@@ -29,7 +29,13 @@ import {
 } from "../shared/mem.ts";
 import { ESRCH } from "../shared/status.ts";
 import { hypervisorRing, TRACE_HYPERCALL, trace } from "../shared/trace.ts";
-import { CONTROL_STOP, RECORD_ARGS, RECORD_OP, unsignedPair } from "../shared/trap.ts";
+import {
+  CONTROL_HOLD,
+  CONTROL_STOP,
+  RECORD_ARGS,
+  RECORD_OP,
+  unsignedPair,
+} from "../shared/trap.ts";
 import type { SpinPolicy } from "../shared/waiting.ts";
 import { type Answer, dispatch } from "./dispatch.ts";
 import { createDomain, reserveStaticMemory } from "./domain-build.ts";
@@ -201,7 +207,14 @@ function serve(xen: Xen, slot: number): void {
     return;
   }
   channel.reply(answer);
-  if (op === CONTROL_STOP && slot === CONTROL_SLOT) store(words, MACHINE.STOP, 1);
+  if (slot === CONTROL_SLOT) obey(words, op);
+}
+
+/** What the toolstack wants of the whole hypervisor, once it has its answer. */
+function obey(words: Words, op: number): void {
+  if (op === CONTROL_STOP) store(words, MACHINE.STOP, 1);
+  if (op !== CONTROL_HOLD) return;
+  while (load(words, MACHINE.HOLD) === 1) wait(words, MACHINE.HOLD, 1);
 }
 
 function resume(xen: Xen, slot: number, handler: Preemptible): void {

@@ -25,7 +25,7 @@ import {
 } from "../shared/layout.ts";
 import { NOT_PRESENT } from "../shared/limits.ts";
 import type { MachineModel } from "../shared/machine.ts";
-import { load, MachineMemory, store, type Words, wordsOf } from "../shared/mem.ts";
+import { load, MachineMemory, notify, store, type Words, wordsOf } from "../shared/mem.ts";
 import { leaveForDead } from "../shared/mmu.ts";
 import { modelHash } from "../shared/model-hash.ts";
 import { PROGRAM_KEY, type Report } from "../shared/scenario.ts";
@@ -33,6 +33,7 @@ import {
   CONTROL_AUDIT,
   CONTROL_CREATE,
   CONTROL_DOMCTL,
+  CONTROL_HOLD,
   CONTROL_VCPU_DIED,
 } from "../shared/trap.ts";
 import { ControlSlot } from "./control.ts";
@@ -280,6 +281,21 @@ export class ThreadedMachine {
   /** A record of the control slot (CONTROL_* of shared/trap.ts); resolves to its return value. */
   control(op: number, ...args: readonly number[]): Promise<number> {
     return this.#control.call(op, args);
+  }
+
+  /**
+   * What `read` makes of the bytes while the hypervisor stands still between two handlers. Guests and devices run on,
+   * until they need it: what they may write themselves can change meanwhile.
+   */
+  async held<Result>(read: () => Result): Promise<Result> {
+    store(this.words, MACHINE.HOLD, 1);
+    try {
+      await this.control(CONTROL_HOLD);
+      return read();
+    } finally {
+      store(this.words, MACHINE.HOLD, 0);
+      notify(this.words, MACHINE.HOLD);
+    }
   }
 
   /** Number of findings of the whole-state audit, which the hypervisor runs between two handlers. */

@@ -43,6 +43,7 @@ export const MACHINE = {
   FLUSHES: 11, // [XEN] flushes ever started
   DEAD_DOMAINS: 12, // [XEN] dead domains that something still refers to
   OUTSTANDING_CLAIMS: 13, // [XEN] pages that domains have claimed and not yet allocated
+  HOLD: 6, // [control] 1: the hypervisor stands still between two records
   POLLERS: 14, // [XEN] slots whose vCPU is in SCHEDOP_poll
   DOORBELL: 16, // [SLOT] sets, [XEN] takes: one bit a slot, `or` and `exchange` only
   // On a line of its own: every client reads it at every record, and [XEN] rewrites the first line at every record.

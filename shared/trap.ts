@@ -20,6 +20,7 @@ export const CONTROL_VCPU_DIED = 0x201; // a0: slot. The worker behind it has en
 export const CONTROL_CREATE = 0x202; // a0: index of the domain in the model; returns its domid or -errno
 export const CONTROL_DOMCTL = 0x203; // a0: XEN_DOMCTL_*, a1: domid, a2..: its argument
 export const CONTROL_STOP = 0x204; // the hypervisor leaves its loop after the reply
+export const CONTROL_HOLD = 0x205; // the hypervisor stands still after the reply, while MACHINE.HOLD is 1
 
 export const TRAP_HYPERCALL = 0;
 export const TRAP_POINT = 1;

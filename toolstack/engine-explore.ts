@@ -11,7 +11,7 @@ import { isOver } from "../explore/actor.ts";
 import { buildMachine } from "../explore/machine.ts";
 import { randomScheduler } from "../explore/random.ts";
 import { type Outcome, run as runSteps } from "../explore/run.ts";
-import type { Death, Machine, Part } from "../explore/state.ts";
+import type { Death, ExploreOptions, Machine, Part } from "../explore/state.ts";
 import { audit } from "../hypervisor/audit.ts";
 import { openHost } from "../platform/host.ts";
 import { at, item } from "../shared/assert.ts";
@@ -29,6 +29,7 @@ import {
 } from "./engine.ts";
 import { diskFileOf } from "./parameters.ts";
 import type { Prepared } from "./prepare.ts";
+import { recordExplored } from "./record-run.ts";
 import { traceTail } from "./trace-tail.ts";
 
 /** Steps between two looks at the event loop: some ten milliseconds, a page's burst and its hash included. */
@@ -45,11 +46,14 @@ export async function bootExplored(
 ): Promise<BootedMachine> {
   const host = openHost(diskFileOf(prepared.choice.parameters));
   const names = new Map<number, string>();
-  const machine = exploredMachine(prepared, host, names);
+  const recording = options.recorder === undefined ? undefined : recordExplored(options.recorder);
+  const over = recording === undefined ? {} : { chosen: recording.chosen };
+  const machine = exploredMachine(prepared, host, names, over);
   return {
     run: async () => {
       try {
         const ending = await stepToEnd(machine, prepared, names, options);
+        recording?.finish(machine, ending.kind);
         return finishedOf(machine, names, ending);
       } finally {
         host.close();
@@ -59,11 +63,15 @@ export async function bootExplored(
   };
 }
 
-/** A machine whose slots run the variant's programs and devices; `names` learns who sat on which slot. */
+/**
+ * A machine whose slots run the variant's programs and devices; `names` learns who sat on which slot. Who moves when is
+ * drawn from the seed, unless `over` names another scheduler.
+ */
 export function exploredMachine(
   prepared: Prepared,
   host: Host,
   names: Map<number, string>,
+  over: Pick<Partial<ExploreOptions>, "scheduler" | "chosen"> = {},
 ): Machine {
   const { resolved, choice } = prepared;
   return buildMachine(resolved.model, {
@@ -75,6 +83,7 @@ export function exploredMachine(
       if (part !== undefined) names.set(slot, part.name);
       return part;
     },
+    ...over,
   });
 }
 

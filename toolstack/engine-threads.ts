@@ -18,6 +18,7 @@ import {
 } from "./engine.ts";
 import { diskFileOf } from "./parameters.ts";
 import type { Prepared } from "./prepare.ts";
+import { recordThreaded, type ThreadedRecorder } from "./record-run.ts";
 import { traceTail } from "./trace-tail.ts";
 
 const MODULES = {
@@ -31,34 +32,45 @@ const LOOK_EVERY_MS = 10;
 /** Longest wait for the audit of a machine whose programs have ended. */
 const AUDIT_WAIT_MS = 10_000;
 
-/** Boots the machine; `run` starts its programs and waits for their end. */
-export async function bootThreaded(
-  prepared: Prepared,
-  options: EngineOptions,
-): Promise<BootedMachine> {
+/** The variant's machine, booted; the caller starts and stops it. */
+export function threadedMachine(prepared: Prepared, signal: AbortSignal): Promise<ThreadedMachine> {
   const { resolved, loaded, choice } = prepared;
   const disk = diskFileOf(choice.parameters);
   const composition = loaded.composition === undefined ? {} : { composition: loaded.composition };
-  const machine = await bootThreads({
+  return bootThreads({
     model: resolved.model,
     scenario: { url: loaded.module, ...composition, choice },
     modules: MODULES,
     awaited: resolved.awaited,
     ...(disk === undefined ? {} : { diskPath: disk }),
-    signal: options.signal,
+    signal,
   });
+}
+
+/** Boots the machine; `run` starts its programs and waits for their end. */
+export async function bootThreaded(
+  prepared: Prepared,
+  options: EngineOptions,
+): Promise<BootedMachine> {
+  const machine = await threadedMachine(prepared, options.signal);
+  const { words, layout } = machine;
+  const { recorder } = options;
+  const recording = recorder === undefined ? undefined : recordThreaded(recorder, words, layout);
   return {
     run: async () => {
+      let ending: Ending = { kind: "interrupted" };
       try {
         machine.start();
-        const ending = await waitForEnd(machine, prepared, options);
+        ending = await waitForEnd(machine, prepared, options, recording);
         return await finishedOf(machine, ending);
       } catch (error) {
         // The signal stops the machine under whoever asks it something.
         if (!options.signal.aborted) throw error;
-        return await finishedOf(machine, { kind: "interrupted" });
+        ending = { kind: "interrupted" };
+        return await finishedOf(machine, ending);
       } finally {
         await machine.stop();
+        recording?.finish(machine, ending.kind);
       }
     },
     discard: () => machine.stop(),
@@ -69,6 +81,7 @@ async function waitForEnd(
   machine: ThreadedMachine,
   prepared: Prepared,
   options: EngineOptions,
+  recording: ThreadedRecorder | undefined,
 ): Promise<Ending> {
   const deadline = performance.now() + options.timeoutMs;
   let isOver = false;
@@ -83,6 +96,7 @@ async function waitForEnd(
     if (performance.now() > deadline) {
       return { kind: "hung", awaited: stillAwaited(machine, prepared), lines: slotLines(machine) };
     }
+    recording?.drain();
     options.progress(`${at(machine.words, MACHINE.STEP)} records`);
     await sleep(LOOK_EVERY_MS, machine);
   }

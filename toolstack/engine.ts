@@ -7,6 +7,7 @@ import type { Layout } from "../shared/layout.ts";
 import type { MachineMemory, Words } from "../shared/mem.ts";
 import type { Report } from "../shared/scenario.ts";
 import type { Prepared } from "./prepare.ts";
+import type { Recorder } from "./recording.ts";
 
 export const ENGINES = ["threads", "explore"] as const;
 export type EngineName = (typeof ENGINES)[number];
@@ -44,6 +45,8 @@ export interface EngineOptions {
   readonly signal: AbortSignal;
   /** What happens, in words, for the status line. */
   readonly progress: (text: string) => void;
+  /** Where the run is written down. */
+  readonly recorder?: Recorder;
 }
 
 /** A machine that has booted; `run` starts its programs and settles at their end, with nothing left running. */

@@ -4,9 +4,8 @@
  * that it shows what is there and not what they make of it.
  */
 import { at } from "../shared/assert.ts";
-import { indexOf, type Layout, mfnAt } from "../shared/layout.ts";
+import { indexOf, mfnAt } from "../shared/layout.ts";
 import { NOT_PRESENT, TABLE_ENTRIES } from "../shared/limits.ts";
-import type { MachineMemory, Words } from "../shared/mem.ts";
 import { rootGfnEnd, rootLevel, rootPages } from "../shared/mmu.ts";
 import {
   isTable,
@@ -20,13 +19,7 @@ import {
   pteType,
 } from "../shared/pte.ts";
 import { FrameIndex } from "../shared/units.ts";
-
-/** The machine as readers have it. */
-export interface View {
-  readonly layout: Layout;
-  readonly words: Words;
-  readonly memory: MachineMemory;
-}
+import type { View } from "./view.ts";
 
 /** One entry on the way. */
 export interface WalkStep {
@@ -88,7 +81,8 @@ export function walkTable(view: View, root: number, frame: number): Walk {
   }
 }
 
-interface Leaf extends Omit<Walk, "steps"> {
+interface Leaf extends Omit<Walk, "steps" | "mfn"> {
+  readonly mfn: number;
   readonly meaning: string;
 }
 
@@ -126,27 +120,36 @@ interface Growing {
 /** Everything that a table maps, as runs of one type, ascending. */
 export function mappedRanges(view: View, root: number): readonly MappedRange[] {
   const ranges: Growing[] = [];
-  for (let page = 0; page < rootPages(view.layout); page++) {
-    const level = rootLevel(view.layout);
-    visit(view, root + page, level, page * TABLE_ENTRIES * levelFrames(level), ranges);
-  }
+  eachMapping(view, root, (first, { covers, mfn, type }) => grow(ranges, first, covers, mfn, type));
   return ranges;
 }
 
-function visit(view: View, table: number, level: number, base: number, ranges: Growing[]): void {
+type Mapping = (
+  first: number,
+  leaf: Omit<Walk, "steps" | "mfn"> & { readonly mfn: number },
+) => void;
+
+/** Calls `found` with each page and block that a table maps, ascending. */
+export function eachMapping(view: View, root: number, found: Mapping): void {
+  for (let page = 0; page < rootPages(view.layout); page++) {
+    const level = rootLevel(view.layout);
+    visit(view, root + page, level, page * TABLE_ENTRIES * levelFrames(level), found);
+  }
+}
+
+function visit(view: View, table: number, level: number, base: number, found: Mapping): void {
   const { layout, words, memory } = view;
   for (let slot = 0; slot < TABLE_ENTRIES; slot++) {
     const word = memory.peek(FrameIndex(table), slot * 8);
     if ((word & PTE_VALID) === 0) continue;
     const high = memory.peek(FrameIndex(table), slot * 8 + 4);
     const first = base + slot * levelFrames(level);
-    const target = pteMfn(word, high);
     if (!isTable(word, level)) {
-      grow(ranges, first, levelFrames(level), target, P2M_TYPE_NAMES[pteType(high)] ?? "unknown");
+      found(first, leafOf(word, high, level, first));
       continue;
     }
-    const next = indexOf(layout, words, target);
-    if (next !== NOT_PRESENT) visit(view, next, level + 1, first, ranges);
+    const next = indexOf(layout, words, pteMfn(word, high));
+    if (next !== NOT_PRESENT) visit(view, next, level + 1, first, found);
   }
 }
 

@@ -26,6 +26,7 @@ import {
 import { judge } from "./final-state.ts";
 import { diskFileOf } from "./parameters.ts";
 import type { Prepared } from "./prepare.ts";
+import type { Recorder } from "./recording.ts";
 
 export interface VariantResult {
   readonly variant: string;
@@ -50,6 +51,8 @@ export interface RunControl {
   readonly engine: EngineName;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
+  /** Where the run is written down; only one variant may run then. */
+  readonly recorder?: Recorder;
 }
 
 /** Runs every prepared variant. A machine that cannot be built rejects; a worker that dies in its boot is a result. */
@@ -120,6 +123,7 @@ function bootAt(
     timeoutMs: control.timeoutMs,
     signal: control.signal,
     progress: (text) => watch.progress(prepared, text),
+    ...(control.recorder === undefined ? {} : { recorder: control.recorder }),
   };
   const booting = boot(prepared, options);
   // Whoever awaits it hears of a failure; until then it is nobody's unhandled rejection.

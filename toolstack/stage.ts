@@ -16,8 +16,8 @@ import type { Prepared } from "./prepare.ts";
 export const STAGES = ["boot", "dma", "end"] as const;
 export type Stage = (typeof STAGES)[number];
 
-/** Steps within which a stage must be reached. */
-const STEPS_MAX = 20_000_000;
+/** Steps within which a stage, or the end, must be reached. */
+export const STEPS_MAX = 20_000_000;
 
 /** Boots the variant's machine and steps it to `stage`. A stage that is never reached is a SetupError. */
 export function machineAt(prepared: Prepared, stage: Stage): Machine {

@@ -27,7 +27,8 @@ import {
 } from "../shared/layout.ts";
 import { NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import type { DeviceModel } from "../shared/machine.ts";
-import { frameWord, type View, type Walk, walkTable } from "./p2m-walk.ts";
+import { frameWord, type Walk, walkTable } from "./p2m-walk.ts";
+import { domainName, type View } from "./view.ts";
 
 export interface FrameReport {
   readonly mfn: number;
@@ -188,7 +189,5 @@ const FLAGS: readonly (readonly [number, string])[] = [
 
 function ownerName(view: View, owner: number, count: number): string {
   if (owner === NOT_PRESENT) return (count & PGC_xen_heap) === 0 ? "nobody" : "Xen";
-  const { layout, words } = view;
-  const index = at(words, domainOf(layout, owner) + DOM.MODEL);
-  return layout.model.domains[index]?.name ?? `domain ${owner}`;
+  return domainName(view, owner);
 }
