@@ -14,7 +14,7 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const call = (...args: readonly string[]) =>
-  spawnSync(process.execPath, [MAIN, "run", ...args, "--engine", "explore"], {
+  spawnSync(process.execPath, [MAIN, "run", ...args, "--engine", "explore", "--no-progress"], {
     encoding: "utf8",
     cwd: folder,
   });
