@@ -57,7 +57,7 @@ export interface Census {
 }
 
 /** More references than a grant table can have. */
-const REFS = 2 ** 20;
+export const REFS = 2 ** 20;
 /** Names an active entry in `Census.pins`. */
 export const entryKey = (granter: number, ref: number): number => granter * REFS + ref;
 

@@ -30,7 +30,7 @@ import {
   grantEntries,
   grantFrame,
 } from "./active-entry.ts";
-import { type Census, entryKey } from "./audit-census.ts";
+import { type Census, entryKey, REFS } from "./audit-census.ts";
 import { frameOwner, isXenHeap } from "./frame-table.ts";
 import { isV2, statusFrame, statusFrames, statusOf } from "./grant-v2.ts";
 import { identityCounts, needIommuMapping } from "./iommu.ts";
@@ -42,17 +42,24 @@ import { domainField, isDying, isPresent, type Xen } from "./xen.ts";
 /** Each pin is the number of live halves and held second passes that name its entry. */
 export function pins(xen: Xen, census: Census): string[] {
   const findings: string[] = [];
+  const judge = (domid: number, ref: number, has: number, should: number): void => {
+    if (has === should) return;
+    findings.push(
+      `entry ${ref} of domain ${domid} is pinned 0x${has.toString(16)}, not 0x${should.toString(16)}`,
+    );
+  };
   // Rows that the table does not reach, or no longer in version 2, are nobody's: a pin there would never go.
   const rows = xen.model.limits.grantFrames * GRANT_ENTRIES_PER_FRAME;
   for (const domid of census.domains) {
     for (let ref = 0; ref < rows; ref++) {
       const has = activePin(xen, domid, ref);
-      const should = census.pins.get(entryKey(domid, ref)) ?? 0;
-      if (has !== should) {
-        findings.push(
-          `entry ${ref} of domain ${domid} is pinned 0x${has.toString(16)}, not 0x${should.toString(16)}`,
-        );
-      }
+      if (has !== 0) judge(domid, ref, has, census.pins.get(entryKey(domid, ref)) ?? 0);
+    }
+  }
+  for (const [key, should] of census.pins) {
+    const [domid, ref] = [Math.floor(key / REFS), key % REFS];
+    if (isPresent(xen, domid) && ref < rows && activePin(xen, domid, ref) === 0) {
+      judge(domid, ref, 0, should);
     }
   }
   return findings;

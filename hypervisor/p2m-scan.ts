@@ -61,9 +61,9 @@ function scanTable(scan: Scan, table: number, level: number, first: number): boo
   const { xen } = scan;
   const span = levelFrames(level);
   const start = Math.max(0, Math.floor((scan.from - first) / span));
-  for (let slot = start; slot < TABLE_ENTRIES; slot++) {
+  const used = (from: number): number => xen.memory.usedSlot(FrameIndex(table), from);
+  for (let slot = used(start); slot < TABLE_ENTRIES; slot = used(slot + 1)) {
     const word = xen.memory.peek(FrameIndex(table), slot * 8);
-    if (word === 0) continue;
     const high = xen.memory.peek(FrameIndex(table), slot * 8 + 4);
     const frame = indexOf(xen.layout, xen.words, pteMfn(word, high));
     const gfn = first + slot * span;

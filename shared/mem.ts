@@ -114,6 +114,13 @@ export class MachineMemory {
     if (word === undefined) throw new EmulatorBug(`frame index ${frame} beyond machine memory`);
     return word;
   }
+  /** First 8-byte slot of a frame, from `slot` on, whose word 0 is not 0; beyond the last one when there is none. */
+  usedSlot(frame: FrameIndex, slot: number): number {
+    const first = frame * WORDS_PER_PAGE;
+    let word = first + slot * 2;
+    while (word < first + WORDS_PER_PAGE && this.#words[word] === 0) word += 2;
+    return (word - first) / 2;
+  }
   /** Plain store of a word nobody else reads yet, or that an atomic store publishes afterwards. */
   poke(frame: FrameIndex, offset: number, value: number): void {
     this.#words[frame * WORDS_PER_PAGE + (offset >> 2)] = value;

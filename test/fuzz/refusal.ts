@@ -113,20 +113,29 @@ function tablesOf(layout: Layout): readonly Table[] {
   return [{ name: "machine", base: 0 }, ...named].sort((a, b) => a.base - b.base);
 }
 
-/** Words that are not state, once for a layout: 1 ignored. */
-function ignoredWords(layout: Layout, tables: readonly Table[]): Uint8Array {
-  const ignored = new Uint8Array(layout.words);
+/** Runs of words that are state, first and end, once for a layout. */
+function stateRuns(
+  layout: Layout,
+  tables: readonly Table[],
+): readonly (readonly [number, number])[] {
+  const runs: [number, number][] = [];
+  const add = (word: number): void => {
+    const last = runs.at(-1);
+    if (last?.[1] === word) last[1]++;
+    else runs.push([word, word + 1]);
+  };
   tables.forEach(({ name, base }, i) => {
+    if (IGNORED_TABLES.has(name)) return;
     const end = tables[i + 1]?.base ?? layout.words;
-    if (IGNORED_TABLES.has(name)) ignored.fill(1, base, end);
     for (let word = base; word < end; word++) {
       const at = word - base;
-      if (name === "machine" && !STATE_OF_MACHINE.includes(at)) ignored[word] = 1;
-      if (name === "lines" && !STATE_OF_LINE.includes(at % LINE_WORDS)) ignored[word] = 1;
-      if (name === "domains" && IGNORED_OF_DOMAIN.has(at % DOMAIN_WORDS)) ignored[word] = 1;
+      if (name === "machine" && !STATE_OF_MACHINE.includes(at)) continue;
+      if (name === "lines" && !STATE_OF_LINE.includes(at % LINE_WORDS)) continue;
+      if (name === "domains" && IGNORED_OF_DOMAIN.has(at % DOMAIN_WORDS)) continue;
+      add(word);
     }
   });
-  return ignored;
+  return runs;
 }
 
 /** Pages of Xen that a guest owns, as they were. */
@@ -145,24 +154,35 @@ interface Entries {
 export class Refusals {
   readonly #world: World;
   readonly #tables: readonly Table[];
-  readonly #ignored: Uint8Array;
+  readonly #runs: readonly (readonly [number, number])[];
   readonly #before: Int32Array;
   #translations = 0;
+  #sum = 0;
+  /** Step after which the sum was taken. */
+  #sumAt = -1;
   #pages: readonly SharedPage[] = [];
 
   constructor(world: World) {
     const { layout } = world.xen;
     this.#world = world;
     this.#tables = tablesOf(layout);
-    this.#ignored = ignoredWords(layout, this.#tables);
+    this.#runs = stateRuns(layout, this.#tables);
     this.#before = new Int32Array(layout.words);
   }
 
   remember(): void {
     const { xen } = this.#world;
     this.#before.set(xen.words);
-    this.#translations = translationsOf(this.#world);
+    this.#translations = this.#translationsNow();
     this.#pages = sharedPages(xen);
+  }
+
+  /** Only the hypervisor's own steps change a P2M, so the sum is taken once between two of them. */
+  #translationsNow(): number {
+    const { steps } = this.#world;
+    if (this.#sumAt !== steps) this.#sum = translationsOf(this.#world);
+    this.#sumAt = steps;
+    return this.#sum;
   }
 
   /** What differs, in words; `written` are frames that hold the request's own arguments. */
@@ -172,13 +192,15 @@ export class Refusals {
     const words = xen.words;
     const before = this.#before;
     const crashed = this.#crashed();
-    for (let i = 0; i < words.length && found.length < 4; i++) {
-      if (words[i] === before[i] || this.#ignored[i] === 1) continue;
-      const what = this.#name(i, crashed);
-      if (what !== undefined) found.push(`${what} was ${before[i]} and is ${words[i]}`);
+    for (const [from, end] of this.#runs) {
+      if (isSame(words, before, from, end)) continue;
+      for (let i = from; i < end && found.length < 4; i++) {
+        const what = words[i] === before[i] ? undefined : this.#name(i, crashed);
+        if (what !== undefined) found.push(`${what} was ${before[i]} and is ${words[i]}`);
+      }
     }
-    if (translationsOf(this.#world) !== this.#translations)
-      found.push("a P2M translates otherwise");
+    const was = this.#translations;
+    if (this.#translationsNow() !== was) found.push("a P2M translates otherwise");
     const infos = crashed ? this.#sharedInfos() : undefined;
     for (const { frame, content } of this.#pages) {
       if (!written.has(frame) && infos?.has(frame) !== true)
@@ -316,6 +338,12 @@ export class Refusals {
     return this.#before[base + at] ?? 0;
   }
 }
+
+/** Compares words in one go: there are tens of thousands after each refusal. */
+const isSame = (one: Int32Array, other: Int32Array, from: number, end: number): boolean =>
+  bytesOf(one, from, end).equals(bytesOf(other, from, end));
+const bytesOf = (words: Int32Array, from: number, end: number): Buffer =>
+  Buffer.from(words.buffer, words.byteOffset + from * 4, (end - from) * 4);
 
 /** A sum over all pages of all P2Ms: the same for a block and for the pages it was broken into. */
 function translationsOf(world: World): number {
