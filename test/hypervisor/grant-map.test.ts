@@ -155,7 +155,7 @@ describe("the shared entry decides who may map, and how", () => {
   });
 });
 
-test("hypervisor cases 15 and 16: reading and writing follow the pins, one mapping at a time", () => {
+test("hypervisor case 15, hypervisor case 16: reading and writing follow the pins, one mapping at a time", () => {
   const { machine, granter, mapper } = pair();
   const reader = mapOne(machine, mapper, op(granter, { flags: GNTMAP_host_map | GNTMAP_readonly }));
   expect(entryFlags(machine, granter, 8)).toBe(GTF_permit_access | GTF_reading);
@@ -192,7 +192,7 @@ test("hypervisor case 18: while it is pinned, the grantee of the pin counts and 
   expect(mapOne(machine, mapper, again).status).toBe(GNTST_okay);
 });
 
-test("hypervisor cases 19 and 20: over a read-only pin only GTF_readonly is looked at again", () => {
+test("hypervisor case 19, hypervisor case 20: over a read-only pin only GTF_readonly is looked at again", () => {
   const { machine, granter, mapper } = pair();
   const reader = op(granter, { flags: GNTMAP_host_map | GNTMAP_readonly });
   mapOne(machine, mapper, reader);
@@ -247,7 +247,7 @@ test("hypervisor case 23: one maptrack page holds 255 handles beside its sentine
   expect(audit(machine.xen)).toEqual([]);
 });
 
-test("hypervisor cases 24 and 25: a gfn that is empty or holds somebody else's page cannot be granted", () => {
+test("hypervisor case 24, hypervisor case 25: a gfn that is empty or holds somebody else's page cannot be granted", () => {
   const { machine, granter, mapper } = pair();
   setEntry(machine, granter, 9, GTF_permit_access, mapper.domid, HOLE);
   expect(mapOne(machine, mapper, op(granter, { ref: 9 })).status).toBe(GNTST_bad_page);
@@ -259,7 +259,7 @@ test("hypervisor cases 24 and 25: a gfn that is empty or holds somebody else's p
   expect(audit(machine.xen)).toEqual([]);
 });
 
-test("hypervisor cases 28 and 34: low address bits do not matter, and dev_bus_addr is the frame's", () => {
+test("hypervisor case 28, hypervisor case 34: low address bits do not matter, and dev_bus_addr is the frame's", () => {
   const { machine, granter, mapper } = pair();
   const result = mapOne(machine, mapper, op(granter, { offset: 8 }));
   expect(result.status).toBe(GNTST_okay);
@@ -337,7 +337,7 @@ test("hypervisor case 36: a failing element does not stop its batch", () => {
   expect(results.map((result) => result.status)).toEqual([0, GNTST_bad_gntref, 0]);
 });
 
-test("hypervisor cases 37 and 38: counts and operations that cannot be", () => {
+test("hypervisor case 37, hypervisor case 38: counts and operations that cannot be", () => {
   const { machine, mapper } = pair();
   const at = argumentAddress(mapper);
   const grantTableOp = (cmd: number, count: number) =>

@@ -104,7 +104,7 @@ test("hypervisor case 39: a handle that does not exist, is free, or comes twice 
   expect(audit(machine.xen)).toEqual([]);
 });
 
-test("hypervisor cases 40 and 41: an address of 0 leaves the mapping alone", () => {
+test("hypervisor case 40, hypervisor case 41: an address of 0 leaves the mapping alone", () => {
   const { machine, granter, mapper } = trio();
   const { handle } = mapOne(machine, mapper, op(granter, { gfn: 0 }));
   expect(unmapOne(machine, mapper, { handle, address: 0 })).toBe(GNTST_okay);
@@ -203,7 +203,7 @@ test("a batch beyond one pass of 32 unmaps all of it", () => {
 });
 
 describe("a direct-mapped dom0 with an IOMMU", () => {
-  test("hypervisor cases 51 and 52: the identity entry follows the strongest mapping", () => {
+  test("hypervisor case 51, hypervisor case 52: the identity entry follows the strongest mapping", () => {
     const { machine, dom0, granter } = trio(true);
     setEntry(machine, granter, 8, GTF_permit_access, 0, granter.ram);
     const { xen } = machine;
@@ -236,7 +236,7 @@ describe("a direct-mapped dom0 with an IOMMU", () => {
     expect(audit(xen)).toEqual([]);
   });
 
-  test("hypervisor cases 54 and 55: no identity entry for a domain that is not 1:1, nor for own pages", () => {
+  test("hypervisor case 54, hypervisor case 55: no identity entry for a domain that is not 1:1, nor for own pages", () => {
     const { machine, dom0, granter, mapper } = trio(true);
     const { xen } = machine;
     const frame = entryFrame(p2mLookup(xen, DomId(granter.domid), granter.ram));
