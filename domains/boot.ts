@@ -18,7 +18,7 @@ import { Gaddr, Pfn } from "../shared/units.ts";
 import { bugOn, KernelBug } from "./bug.ts";
 import { initDma } from "./dma.ts";
 import { initEvents } from "./event-fifo-setup.ts";
-import { initGrantTable } from "./grant-table.ts";
+import { initGrantTable } from "./grant-setup.ts";
 import { addToPhysmap, getFeatures, getHvmParam } from "./hypercalls.ts";
 import {
   ARGUMENT_BYTES,

@@ -14,6 +14,7 @@ import {
   GNTTABOP_cache_flush,
   GNTTABOP_map_grant_ref,
   GNTTABOP_query_size,
+  GNTTABOP_set_version,
   GNTTABOP_unmap_grant_ref,
   MAP_DEV_BUS_ADDR,
   MAP_DOM,
@@ -27,6 +28,8 @@ import {
   QUERY_MAX_NR_FRAMES,
   QUERY_SIZE_SIZE,
   QUERY_STATUS,
+  SET_VERSION_SIZE,
+  SET_VERSION_VERSION,
   UNMAP_DEV_BUS_ADDR,
   UNMAP_HANDLE,
   UNMAP_HOST_ADDR,
@@ -157,6 +160,14 @@ export function* queryMaxFrames(caller: Caller): Program<number | undefined> {
   const rc = yield* grantTableOp(caller, GNTTABOP_query_size, QUERY_SIZE_SIZE, 1);
   if (rc < 0 || view.getInt16(QUERY_STATUS, true) !== GNTST_okay) return undefined;
   return view.getUint32(QUERY_MAX_NR_FRAMES, true);
+}
+
+/** GNTTABOP_set_version: the version that is in force afterwards, or a negative errno. */
+export function* setGrantVersion(caller: Caller, version: 1 | 2): Program<number> {
+  const view = freshArguments(caller, SET_VERSION_SIZE);
+  view.setUint32(SET_VERSION_VERSION, version, true);
+  const rc = yield* grantTableOp(caller, GNTTABOP_set_version, SET_VERSION_SIZE, 1);
+  return rc < 0 ? rc : view.getUint32(SET_VERSION_VERSION, true);
 }
 
 /** GNTTABOP_cache_flush of a range of one machine page, named by its bus address. */

@@ -22,6 +22,7 @@ const HEAD_CELL = -1;
 const NO_CELL = -2;
 
 export interface GrantRefs {
+  readonly entriesPerFrame: number;
   /** References of the frames mapped so far. */
   size: number;
   /** Link of each reference: the next in its chain. */
@@ -36,9 +37,10 @@ export interface GrantRefs {
   tailCell: number;
 }
 
-/** The list after boot: one frame, references 8 to 511 in ascending order. */
-export function createGrantRefs(): GrantRefs {
+/** The list after boot: one frame, references from 8 on in ascending order. */
+export function createGrantRefs(entriesPerFrame = GRANT_ENTRIES_PER_FRAME): GrantRefs {
   const refs: GrantRefs = {
+    entriesPerFrame,
     size: 0,
     next: [],
     freeMap: [],
@@ -65,7 +67,7 @@ function setLink(refs: GrantRefs, cell: number, ref: number): void {
 
 /** Appends the references of `frames` new grant frames at the end of the list. */
 export function growRefs(refs: GrantRefs, frames: number): void {
-  const end = refs.size + frames * GRANT_ENTRIES_PER_FRAME;
+  const end = refs.size + frames * refs.entriesPerFrame;
   const start = Math.max(refs.size, GNTTAB_NR_RESERVED_ENTRIES);
   for (let ref = refs.size; ref < end; ref++) {
     refs.next.push(ref + 1 < end ? ref + 1 : GNTTAB_LIST_END);

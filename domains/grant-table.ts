@@ -1,41 +1,24 @@
 /**
- * The granter's side of the grant table: set-up, references, granting, and ending an access, at once or later.
+ * The granter's side of the grant table: references, granting, and ending an access, at once or later.
  *
- * Rules: an entry is published frame word first, header word last, by one atomic store; it is closed by one
- * compare-and-exchange of the header, which fails while Xen marks it as read or written. A reference that is still
- * in use goes to the deferred list together with a page reference, and is tried again by `runDeferred`.
- * Behaviour: Linux drivers/xen/grant-table.c, version 1 only (Xen on ARM knows no other).
+ * Rules: a reference that is still in use goes to the deferred list together with a page reference, and is tried again
+ * by `runDeferred`; without memory for its place in the list both are lost. Entries are grant-entry.ts's business, frames
+ * grant-setup.ts's.
+ * Behaviour: Linux drivers/xen/grant-table.c.
  */
-import {
-  GRANT_ENTRY_FRAME,
-  GRANT_ENTRY_HEADER,
-  GTF_permit_access,
-  GTF_reading,
-  GTF_readonly,
-  GTF_writing,
-} from "../shared/abi/grant.ts";
-import { XENMAPSPACE_grant_table } from "../shared/abi/memory.ts";
-import { assert, item } from "../shared/assert.ts";
+import { GTF_permit_access, GTF_readonly } from "../shared/abi/grant.ts";
+import { assert } from "../shared/assert.ts";
 import { MACHINE } from "../shared/layout.ts";
-import {
-  DEFERRED_PER_RUN,
-  DEFERRED_PERIOD_MS,
-  DEFERRED_WARN_DELAY,
-  GRANT_END_ATTEMPTS_MAX,
-  GRANT_ENTRIES_PER_FRAME,
-  GRANT_ENTRY_BYTES,
-  PAGE_SIZE,
-} from "../shared/limits.ts";
+import { DEFERRED_PER_RUN, DEFERRED_PERIOD_MS, DEFERRED_WARN_DELAY } from "../shared/limits.ts";
 import { load } from "../shared/mem.ts";
-import { ENODEV, ENOSPC } from "../shared/status.ts";
+import { ENOSPC } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
 import { type Gfn, GrantRef, Pfn } from "../shared/units.ts";
-import { bugOn, bugUnless } from "./bug.ts";
-import { queryMaxFrames } from "./grant-calls.ts";
+import { kfree, kmalloc } from "./fault-points.ts";
+import { closeEntry, readFrame, updateEntry } from "./grant-entry.ts";
 import {
   chainRef,
   GNTTAB_LIST_END,
-  growRefs,
   nextRef,
   putRef,
   putRefChain,
@@ -44,56 +27,16 @@ import {
   takeSortedRun,
   takeTailRun,
 } from "./grant-refs.ts";
-import { noteEnd, noteGrant } from "./history.ts";
-import { addToPhysmap } from "./hypercalls.ts";
+import { expandGrantTable } from "./grant-setup.ts";
+import { noteEnd } from "./history.ts";
 import { type Kernel, sleep, waitUntil } from "./kernel.ts";
-import { compareExchangeWord, loadWord, storeWord } from "./memory.ts";
 import { getPage, pfnValid, putPage } from "./pages.ts";
-import { xenAllocUnpopulatedPages } from "./unpopulated.ts";
 
-/** Frames assumed when query_size fails. */
-const LEGACY_MAX_FRAMES = 4;
-
-/** gnttab_init with gnttab_setup_auto_xlat_frames: the table of this kernel, first frame mapped. */
-export function* initGrantTable(kernel: Kernel): Program {
-  const { grants } = kernel.memory;
-  grants.maxFrames = (yield* queryMaxFrames(kernel)) ?? LEGACY_MAX_FRAMES;
-  if (kernel.boot.grantTableGfn === 0) {
-    const pages = yield* xenAllocUnpopulatedPages(kernel, grants.maxFrames);
-    bugUnless(typeof pages !== "number", "there is no address space for the grant table");
-    grants.framePfns.push(...pages);
-  } else {
-    for (let i = 0; i < grants.maxFrames; i++) {
-      grants.framePfns.push(Pfn(kernel.boot.grantTableGfn + i));
-    }
-  }
-  const rc = yield* mapFrames(kernel, 0, 0);
-  bugOn(rc !== 0, `mapping the first grant frame answered ${rc} (Linux: ${-ENODEV})`);
-  grants.frameCount = 1;
-}
-
-/** gnttab_map: frames `start` to `end`, the largest first so that Xen grows its table once. */
-function* mapFrames(kernel: Kernel, start: number, end: number): Program<number> {
-  const { framePfns } = kernel.memory.grants;
-  for (let frame = end; frame >= start; frame--) {
-    const gpfn = item(framePfns, frame);
-    const rc = yield* addToPhysmap(kernel, XENMAPSPACE_grant_table, frame, gpfn);
-    if (rc !== 0) return rc;
-  }
-  return 0;
-}
-
-/** gnttab_expand: frames for `wanted` more references, or -ENOSPC beyond the maximum, or Xen's refusal. */
+/** gnttab_expand, and whoever waits for references is told. */
 function* expand(kernel: Kernel, wanted: number): Program<number> {
-  const { grants } = kernel.memory;
-  const extra = Math.ceil(wanted / GRANT_ENTRIES_PER_FRAME);
-  if (grants.frameCount + extra > grants.maxFrames) return -ENOSPC;
-  const rc = yield* mapFrames(kernel, grants.frameCount, grants.frameCount + extra - 1);
-  if (rc < 0) return rc;
-  growRefs(grants.refs, extra);
-  grants.frameCount += extra;
-  runFreeCallbacks(kernel);
-  return 0;
+  const rc = yield* expandGrantTable(kernel, wanted);
+  if (rc === 0) runFreeCallbacks(kernel);
+  return rc;
 }
 
 /** get_free_entries: `count` chained references, or a negative errno. */
@@ -185,15 +128,6 @@ export function freeGrantReferenceSeq(kernel: Kernel, first: GrantRef, count: nu
 /** gnttab_free_grant_reference: a reserved reference is ignored. */
 export const freeGrantReference = putFree;
 
-/** Guest address of an entry, which lies in a frame mapped so far. */
-function entryAddress(kernel: Kernel, ref: number): number {
-  const { grants } = kernel.memory;
-  const frame = Math.floor(ref / GRANT_ENTRIES_PER_FRAME);
-  assert(frame < grants.frameCount, "a reference lies in a mapped grant frame");
-  const inFrame = ref % GRANT_ENTRIES_PER_FRAME;
-  return item(grants.framePfns, frame) * PAGE_SIZE + inFrame * GRANT_ENTRY_BYTES;
-}
-
 /** gnttab_grant_foreign_access_ref: lets `domid` map `gfn` by a reference the caller holds. */
 export function* grantForeignAccessRef(
   kernel: Kernel,
@@ -202,12 +136,8 @@ export function* grantForeignAccessRef(
   gfn: Gfn | Pfn,
   access: { readonly readonly: boolean },
 ): Program {
-  const entry = entryAddress(kernel, ref);
   const flags = GTF_permit_access | (access.readonly ? GTF_readonly : 0);
-  yield* storeWord(kernel.cpu, entry + GRANT_ENTRY_FRAME, gfn);
-  const published = noteGrant(kernel.cpu, ref, domid, access.readonly);
-  yield* storeWord(kernel.cpu, entry + GRANT_ENTRY_HEADER, flags | (domid << 16));
-  published();
+  yield* updateEntry(kernel, ref, domid, gfn, flags);
 }
 
 /** gnttab_grant_foreign_access: a reference by which `domid` may map `gfn`, or -ENOSPC. */
@@ -226,22 +156,9 @@ export function* grantForeignAccess(
 /** gnttab_end_foreign_access_ref: 1 when nobody has it and nobody can get it any more, 0 while it is in use. */
 export function* endForeignAccessRef(kernel: Kernel, ref: GrantRef): Program<number> {
   const tried = noteEnd(kernel.cpu, ref);
-  const ended = yield* clearFlags(kernel, ref);
+  const ended = yield* closeEntry(kernel, ref);
   tried(ended === 1);
   return ended;
-}
-
-function* clearFlags(kernel: Kernel, ref: GrantRef): Program<number> {
-  const header = entryAddress(kernel, ref) + GRANT_ENTRY_HEADER;
-  let found = yield* loadWord(kernel.cpu, header);
-  for (let attempt = 0; attempt < GRANT_END_ATTEMPTS_MAX; attempt++) {
-    if ((found & (GTF_reading | GTF_writing)) !== 0) return 0;
-    // Flags to zero; domid and frame stay where they are.
-    const expected = found;
-    found = yield* compareExchangeWord(kernel.cpu, header, expected, expected & ~0xffff);
-    if (found === expected) return 1;
-  }
-  return 0;
 }
 
 /** gnttab_try_end_foreign_access: as above, and the reference is free on success. */
@@ -261,10 +178,14 @@ export function* endForeignAccess(kernel: Kernel, ref: GrantRef, page?: Pfn): Pr
     if (page !== undefined) putPage(pages, page);
     return;
   }
+  if (!kmalloc(kernel.faults)) {
+    // Nobody will try again: the reference and its page are lost for ever.
+    grants.leakedCount++;
+    return;
+  }
   let kept = page;
   if (kept === undefined) {
-    const frame = yield* loadWord(kernel.cpu, entryAddress(kernel, ref) + GRANT_ENTRY_FRAME);
-    kept = Pfn(frame >>> 0);
+    kept = Pfn(yield* readFrame(kernel, ref));
     if (pfnValid(pages, kept)) getPage(pages, kept);
   }
   grants.deferred.push({ ref, page: kept, warnDelay: DEFERRED_WARN_DELAY });
@@ -287,6 +208,7 @@ export function* runDeferred(kernel: Kernel): Program<number> {
       putFree(kernel, GrantRef(entry.ref));
       if (pfnValid(pages, entry.page)) putPage(pages, entry.page);
       grants.deferredCount--;
+      kfree(kernel.faults);
       freed++;
       continue;
     }

@@ -78,13 +78,17 @@ export interface FreeCallback {
 }
 
 export interface GrantTable {
-  readonly refs: GrantRefs;
+  refs: GrantRefs;
+  version: 1 | 2;
   /** Pfn of each grant frame the region has room for. */
   readonly framePfns: Pfn[];
+  /** Pfn of each status frame, version 2 only. */
+  readonly statusPfns: Pfn[];
   /** Frames mapped so far, 0 before the table is set up. */
   frameCount: number;
-  /** min(GNTTABOP_query_size, its first answer). */
+  /** min(GNTTABOP_query_size, its first answer), and that first answer. */
   maxFrames: number;
+  bootMaxFrames: number;
   readonly deferred: DeferredEntry[];
   deferredCount: number;
   leakedCount: number;

@@ -92,9 +92,12 @@ export function createKernelMemory(
     foreign: createForeignP2m(),
     grants: {
       refs: createGrantRefs(),
+      version: 1,
       framePfns: [],
+      statusPfns: [],
       frameCount: 0,
       maxFrames: 0,
+      bootMaxFrames: 0,
       deferred: [],
       deferredCount: 0,
       leakedCount: 0,

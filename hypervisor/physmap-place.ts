@@ -8,6 +8,7 @@
  * Behaviour: xen/arch/arm/mm.c, xenmem_add_to_physmap_one(); xen/common/grant_table.c, gnttab_map_frame();
  * xen/arch/arm/include/asm/p2m.h, set_foreign_p2m_entry().
  */
+import { XENMAPIDX_grant_table_status } from "../shared/abi/grant.ts";
 import {
   XENMAPSPACE_dev_mmio,
   XENMAPSPACE_gmfn,
@@ -62,9 +63,6 @@ import {
   mayTarget,
   type Xen,
 } from "./xen.ts";
-
-/** Set in an index of the grant table space: a status frame, not a grant frame. */
-const XENMAPIDX_grant_table_status = 0x8000_0000;
 
 /**
  * Lets go of what a replaced or removed entry stood for: a foreign page's reference goes to the hold list, a xen

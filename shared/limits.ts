@@ -125,6 +125,8 @@ export const DEFERRED_WARN_DELAY = 60;
 export const DEFERRED_PERIOD_MS = 1000;
 /** Tries of a granter to close a header that Xen is rewriting; each retry has seen another domain use it. */
 export const GRANT_END_ATTEMPTS_MAX = 64;
+/** Links of the free list of references in one page of the kernel (RPP). */
+export const GRANT_LINKS_PER_PAGE = PAGE_SIZE / 4;
 /** Grants of one gntdev mapping request (Linux: gntdev.limit). */
 export const GNTDEV_GRANTS_MAX = 65536;
 /** Operations of one grant copy that gntdev hands on (Linux: GNTDEV_COPY_BATCH). */

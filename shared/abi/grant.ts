@@ -39,6 +39,11 @@ export const GNTTAB_RESERVED_XENSTORE = 1;
 export const GRANT_ENTRY_HEADER = 0;
 export const GRANT_ENTRY_FRAME = 4;
 
+/** struct grant_entry_v2, a whole page: header u32@0 [GST], frame u64@8 [GST]; Xen writes the status word only. */
+export const GRANT_ENTRY_FRAME_V2 = 8;
+/** Set in an index of XENMAPSPACE_grant_table: a status frame, not a grant frame. */
+export const XENMAPIDX_grant_table_status = 0x8000_0000;
+
 export const GNTMAP_device_map = 1;
 export const GNTMAP_host_map = 2;
 export const GNTMAP_readonly = 4;
