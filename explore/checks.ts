@@ -12,7 +12,8 @@ import { takeCensus } from "../hypervisor/audit-census.ts";
 import { KNOWN_FINDING, openAccesses, translations } from "../hypervisor/audit-walkers.ts";
 import { frameOwner, isRamFrame } from "../hypervisor/frame-table.ts";
 import { lineField, slotDomain, type Xen } from "../hypervisor/xen.ts";
-import { LINE, PGC_xen_heap } from "../shared/layout.ts";
+import { PGC_xen_heap } from "../shared/frame-flags.ts";
+import { LINE } from "../shared/layout.ts";
 import type { MachineImage } from "./image.ts";
 
 /** Id of each invariant of the audit. One that is not here is reported under its own name. */

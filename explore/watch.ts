@@ -4,7 +4,8 @@
  * Ours.
  */
 import { at } from "../shared/assert.ts";
-import { DOM, domainOf, PGC_xen_heap } from "../shared/layout.ts";
+import { PGC_xen_heap } from "../shared/frame-flags.ts";
+import { DOM, domainOf } from "../shared/layout.ts";
 import { TOUCH_WRITE } from "../shared/mem.ts";
 import { hypervisorRing, traceCount, traceRecord } from "../shared/trace.ts";
 import { isOver } from "./actor.ts";

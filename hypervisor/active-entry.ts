@@ -41,6 +41,8 @@ import { domainField, type Xen } from "./xen.ts";
 export const GNTPIN_hstw_inc = 1;
 export const GNTPIN_hstw_mask = 0xff;
 export const GNTPIN_hstr_inc = 1 << 8;
+export const GNTPIN_devw_inc = 1 << 16;
+export const GNTPIN_devr_inc = 1 << 24;
 export const GNTPIN_devw_mask = 0xff << 16;
 /** From an increment to bit 7 of its counter: a counter that shows it has no room (PIN_COUNT_MAX). */
 const GNTPIN_incr2oflow_shift = 7;
@@ -120,17 +122,23 @@ export function swapSharedEntries(xen: Xen, domid: number, a: number, b: number)
 export const needsStatus = (pin: number, readonly: boolean): boolean =>
   pin === 0 || (!readonly && (pin & (GNTPIN_hstw_mask | GNTPIN_devw_mask)) === 0);
 
-/** Whether an active entry lets one more access of `grantee` in: same grantee, and room in the counter it goes to. */
+/** What one mapping adds to the pin: each half counts on its own. */
+export const pinIncrement = (readonly: boolean, host: boolean, device: boolean): number =>
+  (host ? (readonly ? GNTPIN_hstr_inc : GNTPIN_hstw_inc) : 0) +
+  (device ? (readonly ? GNTPIN_devr_inc : GNTPIN_devw_inc) : 0);
+
+/** Whether an active entry lets one more access of `grantee` in: same grantee, and room in the counters it goes to. */
 export const pinAdmits = (
   xen: Xen,
   domid: number,
   ref: number,
   grantee: number,
   readonly: boolean,
+  increment = readonly ? GNTPIN_hstr_inc : GNTPIN_hstw_inc,
 ): boolean => {
   const pin = activePin(xen, domid, ref);
   if (pin === 0) return true;
-  const full = (readonly ? GNTPIN_hstr_inc : GNTPIN_hstw_inc) << GNTPIN_incr2oflow_shift;
+  const full = increment << GNTPIN_incr2oflow_shift;
   return activeDomid(xen, domid, ref) === grantee && (pin & full) === 0;
 };
 
@@ -179,7 +187,7 @@ export function reduceStatus(xen: Xen, domid: number, ref: number, readonly: boo
   xen.memory.and(sharedFrame(xen, domid, ref), sharedOffset(ref) + GRANT_ENTRY_HEADER, ~clear);
 }
 
-/** Counts one host access in; the first one fixes grantee and frame until the last one goes. */
+/** Counts one access in; the first one fixes grantee and frame until the last one goes. */
 export function takePin(
   xen: Xen,
   domid: number,
@@ -189,6 +197,7 @@ export function takePin(
   readonly: boolean,
   window = WHOLE_PAGE,
   transitive = false,
+  increment = readonly ? GNTPIN_hstr_inc : GNTPIN_hstw_inc,
 ): void {
   const row = entryRow(xen, domid, ref);
   const pin = at(xen.words, xen.layout.actPin + row);
@@ -198,15 +207,21 @@ export function takePin(
     xen.words[xen.layout.actDomid + row] = grantee;
     xen.words[xen.layout.actFrame + row] = frame;
   }
-  xen.words[xen.layout.actPin + row] = pin + (readonly ? GNTPIN_hstr_inc : GNTPIN_hstw_inc);
+  xen.words[xen.layout.actPin + row] = pin + increment;
 }
 
-/** Counts one host access out and lets the granter see it. */
-export function releasePin(xen: Xen, domid: DomId, ref: number, readonly: boolean): void {
+/** Counts one access out, of the host or of a device, and lets the granter see it. */
+export function releasePin(
+  xen: Xen,
+  domid: DomId,
+  ref: number,
+  readonly: boolean,
+  device = false,
+): void {
   const row = entryRow(xen, domid, ref);
   const pin = at(xen.words, xen.layout.actPin + row);
-  const counter = readonly ? (pin >>> 8) & 0xff : pin & 0xff;
-  assert(counter >= 1, "a pin that is dropped was held");
-  xen.words[xen.layout.actPin + row] = pin - (readonly ? GNTPIN_hstr_inc : GNTPIN_hstw_inc);
+  const shift = (readonly ? 8 : 0) + (device ? 16 : 0);
+  assert(((pin >>> shift) & 0xff) >= 1, "a pin that is dropped was held");
+  xen.words[xen.layout.actPin + row] = pin - (1 << shift);
   reduceStatus(xen, domid, ref, readonly);
 }

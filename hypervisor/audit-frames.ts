@@ -4,15 +4,8 @@
  * Behaviour: hypervisor spec section 9 (1, 8, 12, 13), stress spec section 4 (I-01 to I-06, I-20, I-21, I-42).
  */
 import { at } from "../shared/assert.ts";
-import {
-  DOM,
-  DYING_DEAD,
-  MACHINE,
-  PGC_count_mask,
-  PGC_state_free,
-  PGC_static,
-  PGC_xen_heap,
-} from "../shared/layout.ts";
+import { PGC_count_mask, PGC_state_free, PGC_static, PGC_xen_heap } from "../shared/frame-flags.ts";
+import { DOM, DYING_DEAD, MACHINE } from "../shared/layout.ts";
 import { NOT_PRESENT } from "../shared/limits.ts";
 import { rootPages } from "../shared/mmu.ts";
 import { isRam } from "../shared/pte.ts";

@@ -12,7 +12,10 @@ import {
   HYPERVISOR_grant_table_op,
   HYPERVISOR_hvm_op,
   HYPERVISOR_memory_op,
+  HYPERVISOR_mmu_update,
+  HYPERVISOR_mmuext_op,
   HYPERVISOR_sched_op,
+  HYPERVISOR_update_va_mapping,
   HYPERVISOR_xen_version,
 } from "../shared/abi/xen.ts";
 import { at } from "../shared/assert.ts";
@@ -40,6 +43,7 @@ import { hvmOp } from "./hvm-op.ts";
 import { deviceRaise } from "./iommu-devices.ts";
 import { deviceFault } from "./iommu-faults.ts";
 import { memoryOp } from "./memory-op.ts";
+import { mmuextOp, mmuUpdate, updateVaMapping } from "./pv-mmu.ts";
 import { schedNotBuilt, schedOp } from "./sched-op.ts";
 import { type Caller, lineField, type Preemptible, type Xen } from "./xen.ts";
 import { xenVersion } from "./xen-version.ts";
@@ -75,6 +79,12 @@ function hypercall(xen: Xen, caller: Caller): Answer {
   switch (at(record, RECORD_OP)) {
     case HYPERVISOR_grant_table_op:
       return grantTableOp(xen, caller, a0, a1, a2);
+    case HYPERVISOR_mmu_update:
+      return mmuUpdate(xen, caller, a0, a1, a2, recordArg(record, 3));
+    case HYPERVISOR_update_va_mapping:
+      return updateVaMapping(xen, caller, a0, a2);
+    case HYPERVISOR_mmuext_op:
+      return mmuextOp(xen, caller, a0, a1, a2, recordArg(record, 3));
     case HYPERVISOR_memory_op:
       return memoryOp(xen, caller, a0, a1);
     case HYPERVISOR_event_channel_op:

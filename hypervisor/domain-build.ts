@@ -18,6 +18,7 @@ import {
   CDF_hardware,
   CDF_iommu,
   CDF_privileged,
+  CDF_pv,
   DOM,
   DOMAIN_FREE,
   DOMAIN_PRESENT,
@@ -34,6 +35,7 @@ import {
   SLOT_FREE,
   SLOT_KIND_VCPU,
   SLOT_LIVE,
+  WALK_PV,
   WALK_TABLE,
 } from "../shared/layout.ts";
 import { GRANT_ENTRY_BYTES, NOT_PRESENT, PAGE_SIZE, VCPUS_MAX } from "../shared/limits.ts";
@@ -53,6 +55,7 @@ import {
   freeHeapFrame,
   isReserved,
   reserveFrame,
+  setXenHeapGfn,
   shareXenPageWithGuest,
   takeHeapFrame,
 } from "./frame-table.ts";
@@ -62,8 +65,10 @@ import { initIommuTable, resetIommuDomain } from "./iommu-table.ts";
 import { initMaptrack } from "./maptrack.ts";
 import { claimsAllow } from "./memory-claim.ts";
 import { entryFrame, fillP2mPool, initP2m, p2mLookup, p2mSet } from "./p2m.ts";
+import { buildPvTables, holdRoot, pvTablePages, ramFrames } from "./pv-build.ts";
 import {
   domainField,
+  hasFlag,
   lineField,
   setDomainField,
   setDomainPair,
@@ -162,7 +167,8 @@ const flagsOf = (model: DomainModel): number =>
   (model.directMapped ? CDF_directmap : 0) |
   (model.privileged ? CDF_privileged : 0) |
   (model.kind === "dom0" ? CDF_hardware : 0) |
-  (model.iommu ? CDF_iommu : 0);
+  (model.iommu ? CDF_iommu : 0) |
+  (model.guest === "pv" ? CDF_pv : 0);
 
 /** Identity counters are laid out for each direct-mapped domain of the model that has an IOMMU, in model order. */
 function identityRow(xen: Xen, modelIndex: number): number {
@@ -175,9 +181,11 @@ function identityRow(xen: Xen, modelIndex: number): number {
 function furnish(xen: Xen, domid: DomId, modelIndex: number, model: DomainModel): number {
   const slots = freeSlots(xen, model.vcpus);
   if (slots === undefined) return -ENOMEM;
-  if (initP2m(xen, domid) !== 0) return -ENOMEM;
+  const translated = model.guest !== "pv";
+  if (translated && initP2m(xen, domid) !== 0) return -ENOMEM;
   if (model.iommu && initIommuTable(xen, domid) !== 0) return -ENOMEM;
-  if (fillP2mPool(xen, domid, model.p2mPoolPages) < model.p2mPoolPages) return -ENOMEM;
+  const pool = translated ? model.p2mPoolPages : 0;
+  if (fillP2mPool(xen, domid, pool) < pool) return -ENOMEM;
   const info = allocXenPage(xen);
   if (info === NOT_PRESENT) return -ENOMEM;
   setDomainField(xen, domid, DOM.SHARED_INFO, info);
@@ -190,20 +198,30 @@ function furnish(xen: Xen, domid: DomId, modelIndex: number, model: DomainModel)
       ? giveStaticMemory(xen, domid, model)
       : giveHeapMemory(xen, domid, model);
   if (memory !== 0) return memory;
+  const root = translated
+    ? FrameIndex(domainField(xen, domid, DOM.P2M_ROOT))
+    : buildPvTables(xen, domid, model.memoryPages);
+  if (root < 0) return root;
+  const slotMode = translated ? WALK_TABLE : WALK_PV;
   if (modelIndex !== 0 && model.store !== "none") {
     const store_ = makeStore(xen, domid, model);
     if (store_ !== 0) return store_;
   }
-  const devices = attachDevices(xen, domid, model.name);
+  const devices = translated ? attachDevices(xen, domid, model.name) : 0;
   if (devices !== 0) return devices;
-  for (const [vcpu, slot] of slots.entries()) startSlot(xen, domid, slot, vcpu, model.runs);
+  for (const [vcpu, slot] of slots.entries()) {
+    startSlot(xen, domid, slot, vcpu, model.runs);
+    setLineField(xen, slot, LINE.ROOT, root);
+    if (!translated) holdRoot(xen, domid, root);
+    setLineField(xen, slot, LINE.MODE, slotMode);
+  }
   return 0;
 }
 
 /** A half-built domain has no walker that must be waited for, so its stages run to their end at once. */
 function abandon(xen: Xen, domid: DomId): void {
   setDomainField(xen, domid, DOM.DYING, DYING_DYING);
-  if (domainField(xen, domid, DOM.P2M_ROOT) !== NOT_PRESENT) {
+  if (hasFlag(xen, domid, CDF_pv) || domainField(xen, domid, DOM.P2M_ROOT) !== NOT_PRESENT) {
     const stages = tearDown(xen, BUILDER_SLOT, domid);
     while (stages.next().done !== true);
   }
@@ -259,6 +277,10 @@ function giveHeapMemory(xen: Xen, domid: DomId, model: DomainModel): number {
 function giveRun(xen: Xen, domid: DomId, gfn: number, first: number, count: number): number {
   const assigned = assignPages(xen, domid, first, count);
   if (assigned !== 0) return assigned;
+  if (hasFlag(xen, domid, CDF_pv)) {
+    for (let done = 0; done < count; done++) setXenHeapGfn(xen, first + done, gfn + done);
+    return 0;
+  }
   for (let done = 0; done < count; ) {
     const place = gfn + done;
     const mfn = mfnAt(xen.layout, first + done);
@@ -279,9 +301,11 @@ function giveRun(xen: Xen, domid: DomId, gfn: number, first: number, count: numb
 function makeStore(xen: Xen, domid: DomId, model: DomainModel): number {
   const last = model.directMapped ? model.staticMemory.at(-1) : undefined;
   const gfn =
-    last === undefined
-      ? model.ramGfn + model.memoryPages - 1
-      : (last.base + last.size) / PAGE_SIZE - 1;
+    model.guest === "pv"
+      ? pvStoreFrame(xen, domid, model)
+      : last === undefined
+        ? model.ramGfn + model.memoryPages - 1
+        : (last.base + last.size) / PAGE_SIZE - 1;
   xen.memory.zero(entryFrame(p2mLookup(xen, domid, gfn)));
   const table = grantFrame(xen, domid, 0);
   const entry = GNTTAB_RESERVED_XENSTORE * GRANT_ENTRY_BYTES;
@@ -292,6 +316,12 @@ function makeStore(xen: Xen, domid: DomId, model: DomainModel): number {
   setDomainField(xen, domid, DOM.STORE_GFN, gfn);
   setDomainField(xen, domid, DOM.STORE_PORT, port);
   return 0;
+}
+
+/** The last page of the RAM before the page tables, as a machine frame. */
+function pvStoreFrame(xen: Xen, domid: DomId, { memoryPages }: DomainModel): number {
+  const frames = ramFrames(xen, domid, memoryPages);
+  return mfnAt(xen.layout, at(frames, memoryPages - pvTablePages(memoryPages) - 1));
 }
 
 /** The lowest slots that nobody has: never used, or their actor has ended. Undefined: not enough. */
@@ -321,8 +351,6 @@ function startSlot(xen: Xen, domid: DomId, slot: number, vcpu: number, runs: boo
   setLineField(xen, slot, LINE.KIND, SLOT_KIND_VCPU);
   setLineField(xen, slot, LINE.DOMAIN, domid);
   setLineField(xen, slot, LINE.NUMBER, vcpu);
-  setLineField(xen, slot, LINE.ROOT, FrameIndex(domainField(xen, domid, DOM.P2M_ROOT)));
-  setLineField(xen, slot, LINE.MODE, WALK_TABLE);
   setLineField(xen, slot, LINE.INTERRUPTS, 0);
   setLineField(xen, slot, LINE.INSIDE, 0);
   setLineField(xen, slot, LINE.HYPERCALLS, 0);

@@ -11,7 +11,7 @@
  * Behaviour: xen/common/domain.c, domain_teardown(), complete_domain_destroy(); xen/arch/arm/domain.c,
  * domain_relinquish_resources(); xen/common/grant_table.c, gnttab_release_mappings(). See docs/FIDELITY.md, death.
  */
-import { GNTMAP_host_map, GNTMAP_readonly } from "../shared/abi/grant.ts";
+import { GNTMAP_device_map, GNTMAP_host_map, GNTMAP_readonly } from "../shared/abi/grant.ts";
 import { at } from "../shared/assert.ts";
 import { raiseEvent } from "../shared/channel.ts";
 import {
@@ -30,7 +30,7 @@ import type { DomId } from "../shared/units.ts";
 import { activeFrame, grantFrame, releasePin } from "./active-entry.ts";
 import { closeAllPorts } from "./event-close.ts";
 import { startFlushOf } from "./flush.ts";
-import { isAllocated, nextFrame, putPage, putPageAllocRef } from "./frame-table.ts";
+import { frameOwner, isAllocated, nextFrame, putPage, putPageAllocRef } from "./frame-table.ts";
 import { statusFrame, statusFrames } from "./grant-v2.ts";
 import { releaseHolds } from "./hold-list.ts";
 import { identityForget, needIommuMapping } from "./iommu.ts";
@@ -39,6 +39,8 @@ import { freeIommuRoot, freeIommuTables } from "./iommu-table.ts";
 import { setTrackFlags, trackDomid, trackFlags, trackRef } from "./maptrack.ts";
 import { clearP2mRoot, drainP2mPool, freeP2mRoot, freeP2mTables, p2mClear } from "./p2m.ts";
 import { scanP2m } from "./p2m-scan.ts";
+import { isPinned, isPv, putPageAndType, putPageType, setPinned } from "./page-type.ts";
+import { deviceIsTyped, hostIsTyped } from "./pv-grant.ts";
 import { endPoll } from "./sched-op.ts";
 import {
   domainField,
@@ -46,6 +48,7 @@ import {
   GAP_PREEMPT,
   type Gap,
   isPresent,
+  lineField,
   setDomainField,
   setLineField,
   type Xen,
@@ -63,6 +66,7 @@ export function* tearDown(xen: Xen, slot: number, domid: DomId): Stage {
   yield* stopWalkers(xen, slot, domid);
   yield* releaseMappings(xen, domid);
   while (!closeAllPorts(xen, domid, PORTS_A_GAP)) yield GAP_PREEMPT;
+  if (isPv(xen, domid)) yield* unpinTables(xen, domid);
   yield* relinquishPages(xen, domid, DOM.XENPAGE_LIST);
   yield* relinquishPages(xen, domid, DOM.PAGE_LIST);
   yield* relinquishMappings(xen, domid);
@@ -90,7 +94,9 @@ function* stopWalkers(xen: Xen, slot: number, domid: DomId): Stage {
   yield* detachDevices(xen, slot, domid);
   for (const vcpu of vcpus) {
     releaseHolds(xen, vcpu);
+    const root = lineField(xen, vcpu, LINE.ROOT);
     setLineField(xen, vcpu, LINE.ROOT, NOT_PRESENT);
+    if (isPv(xen, domid) && root !== NOT_PRESENT) putPageAndType(xen, root);
   }
 }
 
@@ -131,12 +137,33 @@ function releaseHandle(xen: Xen, domid: DomId, handle: number): void {
   const ref = trackRef(xen, domid, handle);
   const readonly = (flags & GNTMAP_readonly) !== 0;
   setTrackFlags(xen, domid, handle, 0);
-  if (!isPresent(xen, granter) || (flags & GNTMAP_host_map) === 0) return;
+  if (!isPresent(xen, granter)) return;
+  if ((flags & GNTMAP_device_map) !== 0) {
+    const page = activeFrame(xen, granter, ref);
+    releasePin(xen, granter, ref, readonly, true);
+    if (deviceIsTyped(xen, flags)) putPageType(xen, page);
+    putPage(xen, page);
+  }
+  if ((flags & GNTMAP_host_map) === 0) return;
   const frame = activeFrame(xen, granter, ref);
+  const typed = hostIsTyped(xen, domid, granter, flags);
   releasePin(xen, granter, ref, readonly);
+  // A PV guest's entry has the references, and gives them back with its table.
+  if (isPv(xen, domid)) return;
+  if (typed) putPageType(xen, frame);
   putPage(xen, frame);
   if (domid !== granter && needIommuMapping(xen, domid)) {
     identityForget(xen, domid, frame, readonly);
+  }
+}
+
+/** The page tables that a PV guest held on to: with them goes what their entries refer to, of whoever's pages. */
+function* unpinTables(xen: Xen, domid: DomId): Stage {
+  for (let frame = 0; frame < xen.layout.ramFrames; frame++) {
+    if (frame % TEARDOWN_GAP === TEARDOWN_GAP - 1) yield GAP_PREEMPT;
+    if (frameOwner(xen, frame) !== domid || !isPinned(xen, frame)) continue;
+    setPinned(xen, frame, false);
+    putPageAndType(xen, frame);
   }
 }
 

@@ -92,6 +92,7 @@ import {
   virqPort,
 } from "./event-ports.ts";
 import { copyArgs, copyFieldBack, copyToGuest } from "./guest-access.ts";
+import { isPv } from "./page-type.ts";
 import { profileOf } from "./profile.ts";
 import {
   type Caller,
@@ -260,7 +261,10 @@ function bindIpi(xen: Xen, caller: Caller): number {
 function bindPirq(xen: Xen, caller: Caller): number {
   const pirq = xen.args.u32(BIND_PIRQ_PIRQ);
   const { guestPirqs } = profileOf(xen);
+  const isForbidden = isPv(xen, caller.domid);
   if (pirq >= (guestPirqs === 0 ? NR_IRQS : guestPirqs)) return -EINVAL;
+  // A PV guest's interrupts are real ones, and none has been given to it.
+  if (isForbidden) return -EPERM;
   if (guestPirqs > 0 && isPirqBound(xen, caller.domid, pirq)) return -EEXIST;
   const port = getFreePort(xen, caller.domid);
   if (port < 0) return port;

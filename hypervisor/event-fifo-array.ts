@@ -11,6 +11,7 @@
  */
 import { EVTCHN_FIFO_LINKED } from "../shared/abi/event-channel.ts";
 import { assert, at } from "../shared/assert.ts";
+import { PGT_writable_page } from "../shared/frame-flags.ts";
 import { DOM } from "../shared/layout.ts";
 import {
   EVTCHN_FIFO_ARRAY_PAGES,
@@ -24,6 +25,7 @@ import { isAnyRam, isForeign } from "../shared/pte.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
 import { getPage, getPageOwnerAndReference, putPage } from "./frame-table.ts";
 import { entryFrame, entryType, P2M_NOTHING, p2mLookup } from "./p2m.ts";
+import { getPageType, putPageAndType } from "./page-type.ts";
 import { domainField, setDomainField, type Xen } from "./xen.ts";
 
 /** Whether the domain has left the 2-level ABI. */
@@ -100,7 +102,11 @@ function takeGuestPage(xen: Xen, domid: DomId, gfn: number): FrameIndex | undefi
   const taken = isForeign(entryType(entry))
     ? getPageOwnerAndReference(xen, frame) !== NOT_PRESENT
     : getPage(xen, frame, domid);
-  return taken ? frame : undefined;
+  if (!taken) return undefined;
+  // The hypervisor writes to it: a PV guest's page table will not do.
+  if (getPageType(xen, frame, PGT_writable_page) === 0) return frame;
+  putPage(xen, frame);
+  return undefined;
 }
 
 /** Registers a vCPU's control block; false when no page can be taken. */
@@ -146,5 +152,5 @@ export function leaveFifo(xen: Xen, domid: number): void {
   if (!isFifo(xen, domid)) return;
   const frames = fifoFrames(xen, domid);
   initFifoColumns(xen, domid);
-  for (const frame of frames) putPage(xen, frame);
+  for (const frame of frames) putPageAndType(xen, frame);
 }

@@ -9,21 +9,23 @@
  */
 import { assert, at } from "../shared/assert.ts";
 import {
-  DOM,
-  MACHINE,
   PGC_allocated,
   PGC_count_mask,
   PGC_state_free,
   PGC_static,
   PGC_xen_heap,
-} from "../shared/layout.ts";
+  PGT_type_shift,
+  PGT_validated,
+  PGT_writable_page,
+} from "../shared/frame-flags.ts";
+import { CDF_pv, DOM, MACHINE, mfnAt } from "../shared/layout.ts";
 import { NOT_PRESENT } from "../shared/limits.ts";
 import { E2BIG, EINVAL, EPERM } from "../shared/status.ts";
 import { hypervisorRing, TRACE_FRAME_FREED, trace } from "../shared/trace.ts";
 import { setPair, signedPair } from "../shared/trap.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
 import { allocationFails } from "./inject.ts";
-import { addDomainField, domainField, isDying, setDomainField, type Xen } from "./xen.ts";
+import { addDomainField, domainField, hasFlag, isDying, setDomainField, type Xen } from "./xen.ts";
 
 const COUNT_WRAPS = PGC_count_mask;
 
@@ -56,6 +58,18 @@ export const xenHeapGfn = (xen: Xen, frame: number): number =>
   signedPair(xen.words, xen.layout.frameGfn + 2 * frame);
 export function setXenHeapGfn(xen: Xen, frame: number, gfn: number): void {
   setPair(xen.words, xen.layout.frameGfn + 2 * frame, gfn);
+}
+
+/** Sets the whole word of a frame's page type, in machines where frames have one. */
+export function setTypeWord(xen: Xen, frame: number, word: number): void {
+  if (xen.layout.frameType >= 0) xen.words[xen.layout.frameType + frame] = word;
+}
+
+/** A frame as its owner knows it: in a PV guest by its own number, in others where they have placed it, if they have. */
+export function shownFrame(xen: Xen, domid: DomId, frame: number): number | undefined {
+  if (hasFlag(xen, domid, CDF_pv)) return mfnAt(xen.layout, frame);
+  const gfn = xenHeapGfn(xen, frame);
+  return gfn === NOT_PRESENT ? undefined : gfn;
 }
 
 /** Puts a frame at the head of an owner's list (a domain column). */
@@ -93,16 +107,27 @@ export function assignPages(xen: Xen, domid: DomId, first: number, count: number
   const max = domainField(xen, domid, DOM.MAX_PAGES);
   if (total > max) return -EPERM;
   if (count > max - total) return -E2BIG;
+  ownPages(xen, domid, first, count);
+  if (total === 0) addDomainField(xen, domid, DOM.REFS, 1);
+  addDomainField(xen, domid, DOM.TOT_PAGES, count);
+  useClaim(xen, domid, count);
+  return 0;
+}
+
+/** Gives frames to a domain whose total counts them already (Xen: MEMF_no_refcount). -EINVAL: it is dying. */
+export function assignCounted(xen: Xen, domid: DomId, first: number, count: number): number {
+  if (isDying(xen, domid)) return -EINVAL;
+  ownPages(xen, domid, first, count);
+  return 0;
+}
+
+function ownPages(xen: Xen, domid: DomId, first: number, count: number): void {
   for (let frame = first; frame < first + count; frame++) {
     xen.words[xen.layout.frameOwner + frame] = domid;
     xen.words[xen.layout.frameCount + frame] =
       (countWord(xen, frame) & PGC_static) | PGC_allocated | 1;
     linkFrame(xen, domid, DOM.PAGE_LIST, frame);
   }
-  if (total === 0) addDomainField(xen, domid, DOM.REFS, 1);
-  addDomainField(xen, domid, DOM.TOT_PAGES, count);
-  useClaim(xen, domid, count);
-  return 0;
 }
 
 /** Pages that a domain has been given use up as many of its claim. */
@@ -120,6 +145,8 @@ export function shareXenPageWithGuest(xen: Xen, frame: FrameIndex, domid: DomId)
   setXenHeapGfn(xen, frame, NOT_PRESENT);
   if (isDying(xen, domid)) return;
   xen.words[xen.layout.frameCount + frame] = PGC_xen_heap | PGC_allocated | 1;
+  // A PV guest maps it by entries of its own: it is writable for good.
+  setTypeWord(xen, frame, (PGT_writable_page << PGT_type_shift) | PGT_validated | 1);
   linkFrame(xen, domid, DOM.XENPAGE_LIST, frame);
   if (addDomainField(xen, domid, DOM.XENHEAP_PAGES, 1) === 1) {
     addDomainField(xen, domid, DOM.REFS, 1);
@@ -159,6 +186,26 @@ export function putPageAllocRef(xen: Xen, frame: number): void {
   putPage(xen, frame);
 }
 
+/**
+ * Takes a page away from its owner, who has nothing but the allocation reference on it: owner, list and type go, the
+ * contents stay. `counted`: the domain's total goes down; else the caller gives it another page. Returns 0, or -EINVAL
+ * when it is not the domain's, or special, or somebody refers to it.
+ * Behaviour: xen/arch/x86/mm.c, steal_page().
+ */
+export function stealPage(xen: Xen, domid: DomId, frame: number, counted: boolean): number {
+  if (!isRamFrame(xen, frame) || frameOwner(xen, frame) !== domid) return -EINVAL;
+  if (isXenHeap(xen, frame) || !isAllocated(xen, frame)) return -EINVAL;
+  if (frameReferences(xen, frame) !== 1) return -EINVAL;
+  unlinkFrame(xen, domid, DOM.PAGE_LIST, frame);
+  xen.words[xen.layout.frameOwner + frame] = NOT_PRESENT;
+  xen.words[xen.layout.frameCount + frame] = 0;
+  setTypeWord(xen, frame, 0);
+  if (counted && addDomainField(xen, domid, DOM.TOT_PAGES, -1) === 0) {
+    addDomainField(xen, domid, DOM.REFS, -1);
+  }
+  return 0;
+}
+
 /** The last reference went: out of the owner's list and back to where it came from. */
 function freeOwnedFrame(xen: Xen, frame: number): void {
   const owner = frameOwner(xen, frame);
@@ -170,9 +217,12 @@ function freeOwnedFrame(xen: Xen, frame: number): void {
     if (addDomainField(xen, owner, column, -1) === 0) addDomainField(xen, owner, DOM.REFS, -1);
   }
   words[layout.frameGeneration + frame] = (at(words, layout.frameGeneration + frame) + 1) | 0;
+  setTypeWord(xen, frame, 0);
   // put_page never frees a xen heap page: its allocator's owner (grant table, domain) does.
   if (heapPage) return;
   trace(words, layout, hypervisorRing(layout), TRACE_FRAME_FREED, frame, owner);
+  // It is no guest's page any more, so it has no place in the M2P.
+  setXenHeapGfn(xen, frame, NOT_PRESENT);
   // Pages are scrubbed when their owner is dying; a live domain's are handed out as they are (recorded.md 10).
   if (owner === NOT_PRESENT || isDying(xen, owner)) xen.memory.zero(FrameIndex(frame));
   if (isStatic(xen, frame)) reserveFrame(xen, frame);

@@ -19,7 +19,7 @@ import {
 } from "../shared/abi/grant.ts";
 import { indexOf } from "../shared/layout.ts";
 import { BATCH_GAP, CACHE_FLUSH_SCAN, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
-import { EFAULT, EILSEQ, EINVAL, EPERM } from "../shared/status.ts";
+import { EFAULT, EILSEQ, EINVAL, EOPNOTSUPP, EPERM } from "../shared/status.ts";
 import { activeDomid, activeFrame, activePin, grantEntries } from "./active-entry.ts";
 import { getPageOwnerAndReference, isRamFrame, putPage } from "./frame-table.ts";
 import { copyArgs } from "./guest-access.ts";
@@ -68,7 +68,9 @@ function flushElement(xen: Xen, caller: Caller, from: number): number {
   if (owner === NOT_PRESENT) return -EPERM;
   const answer = owner === caller.domid ? 0 : scanForGrant(xen, caller, owner, frame, from);
   putPage(xen, frame);
-  return answer;
+  // x86 has no way to drop lines without writing them back.
+  const dropsOnly = op === GNTTAB_CACHE_INVAL && xen.model.arch === "x86";
+  return answer === 0 && dropsOnly ? -EOPNOTSUPP : answer;
 }
 
 /** Looks for a pin of the caller on `frame` in one stretch of the owner's table. */

@@ -19,6 +19,7 @@ import {
   GNTCOPY_source_gref,
 } from "../shared/abi/grant.ts";
 import { DOMID_SELF } from "../shared/abi/xen.ts";
+import { PGT_writable_page } from "../shared/frame-flags.ts";
 import { BATCH_GAP, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import {
   EFAULT,
@@ -51,6 +52,7 @@ import { grantedFrame, mayGrant } from "./grant-map.ts";
 import { entryCell, isTransitive, isV2, WHOLE_PAGE, type Window, windowOf } from "./grant-v2.ts";
 import { copyArgs, copyToGuest } from "./guest-access.ts";
 import { isPagedOut } from "./inject.ts";
+import { getPageType, putPageType } from "./page-type.ts";
 import {
   type Caller,
   domainByAnyId,
@@ -70,6 +72,8 @@ interface Side {
   readonly window: Window;
   /** The entry of another domain that a transitive entry has led to; it holds the page. */
   readonly via: Side | undefined;
+  /** A type reference is held on the page. */
+  readonly typed?: true;
 }
 
 export function* copyGrantRefs(xen: Xen, caller: Caller, uop: number, count: number): Preemptible {
@@ -137,7 +141,7 @@ function copyOne(xen: Xen, caller: Caller, kept: KeptDomains): number {
   kept.dest = xen.args.u16(COPY_DEST + COPY_PTR_DOMID);
   const source = acquire(xen, caller, sourceDomain as DomId, COPY_SOURCE, sourceIsRef, true);
   if (typeof source === "number") return source;
-  const dest = acquire(xen, caller, destDomain as DomId, COPY_DEST, destIsRef, false);
+  const dest = typed(xen, acquire(xen, caller, destDomain as DomId, COPY_DEST, destIsRef, false));
   if (typeof dest === "number") {
     release(xen, source);
     return dest;
@@ -162,6 +166,14 @@ function move(xen: Xen, source: Side, dest: Side): number {
 
 const isInside = ({ start, length }: Window, from: number, bytes: number): boolean =>
   from >= start && from + bytes <= start + length;
+
+/** What is written to must be writable: in a PV guest's page table nobody writes. */
+function typed(xen: Xen, side: Side | number): Side | number {
+  if (typeof side === "number") return side;
+  if (getPageType(xen, side.frame, PGT_writable_page) === 0) return { ...side, typed: true };
+  release(xen, side);
+  return GNTST_general_error;
+}
 
 function acquire(
   xen: Xen,
@@ -252,6 +264,7 @@ function copyFrame(xen: Xen, granter: DomId, ref: number, pin: number): number {
 }
 
 function release(xen: Xen, side: Side): void {
+  if (side.typed) putPageType(xen, side.frame);
   if (side.granter !== undefined) releasePin(xen, side.granter, side.ref, side.readonly);
   if (side.via === undefined) putPage(xen, side.frame);
   else release(xen, side.via);

@@ -46,6 +46,7 @@ import {
   grantEntries,
   needsStatus,
   pinAdmits,
+  pinIncrement,
   reduceStatus,
   setStatus,
   sharedGfn,
@@ -53,6 +54,7 @@ import {
 } from "./active-entry.ts";
 import { startFlush } from "./flush.ts";
 import { getPage, putPage } from "./frame-table.ts";
+import { WHOLE_PAGE } from "./grant-v2.ts";
 import { copyArgs, copyToGuest } from "./guest-access.ts";
 import { holdPage, releaseHolds } from "./hold-list.ts";
 import { isPagedOut } from "./inject.ts";
@@ -68,6 +70,13 @@ import {
   p2mSet,
 } from "./p2m.ts";
 import { dropAlias, insertionCrashes } from "./p2m-insert.ts";
+import { isPv } from "./page-type.ts";
+import {
+  dropMappingReferences,
+  enterGrantPte,
+  grantPlace,
+  takeMappingReferences,
+} from "./pv-grant.ts";
 import {
   type Caller,
   domainById,
@@ -124,9 +133,9 @@ function checkMap(xen: Xen, caller: Caller): Mapping | number {
   const flags = args.u32(MAP_FLAGS);
   if ((flags & (GNTMAP_device_map | GNTMAP_host_map)) === 0) return GNTST_bad_gntref;
   // Translated-external callers map pages into their physmap only.
-  if ((flags & (GNTMAP_device_map | GNTMAP_application_map | GNTMAP_contains_pte)) !== 0) {
-    return GNTST_general_error;
-  }
+  const translated = !isPv(xen, caller.domid);
+  const pvOnly = GNTMAP_device_map | GNTMAP_application_map | GNTMAP_contains_pte;
+  if ((flags & pvOnly) !== 0 && translated) return GNTST_general_error;
   const granter = domainById(xen, args.u16(MAP_DOM));
   if (granter === undefined) return GNTST_bad_domain;
   if (!mayGrant(xen, caller, granter)) return GNTST_permission_denied;
@@ -163,7 +172,8 @@ export const mayGrant = (xen: Xen, caller: Caller, other: DomId): boolean =>
 function checkEntry(xen: Xen, caller: Caller, granter: DomId, ref: number, flags: number): number {
   const readonly = (flags & GNTMAP_readonly) !== 0;
   if (ref >= grantEntries(xen, granter)) return GNTST_bad_gntref;
-  if (!pinAdmits(xen, granter, ref, caller.domid, readonly)) return GNTST_general_error;
+  const increment = incrementOf(flags);
+  if (!pinAdmits(xen, granter, ref, caller.domid, readonly, increment)) return GNTST_general_error;
   const pin = activePin(xen, granter, ref);
   // What is pinned as a part of a page is for copies only.
   if (pin !== 0 && activeKind(xen, granter, ref) !== 0) return GNTST_general_error;
@@ -180,12 +190,17 @@ function checkEntry(xen: Xen, caller: Caller, granter: DomId, ref: number, flags
     return frame;
   }
   const gfn = Math.floor(xen.args.u64(MAP_HOST_ADDR) / PAGE_SIZE);
-  const mappable =
-    // A pinned frame needs its own reference; its owner may be dying, but still owns it.
-    (pin === 0 || getPage(xen, frame, granter)) &&
-    entryPathReady(xen, caller, granter, gfn, frame, flags);
-  if (mappable) return frame;
-  putPage(xen, frame);
+  // A pinned frame needs its own reference; its owner may be dying, but still owns it.
+  if (pin === 0 || getPage(xen, frame, granter)) {
+    if (takeMappingReferences(xen, caller.domid, granter, frame, flags)) {
+      const ready = isPv(xen, caller.domid)
+        ? pteReady(xen, caller, flags)
+        : entryPathReady(xen, caller, granter, gfn, frame, flags);
+      if (ready) return frame;
+      dropMappingReferences(xen, caller.domid, granter, frame, flags);
+    }
+    putPage(xen, frame);
+  }
   reduceStatus(xen, granter, ref, readonly);
   return GNTST_general_error;
 }
@@ -215,8 +230,36 @@ function entryPathReady(
   return identityPrepare(xen, caller.domid, frame) === 0;
 }
 
+/** A PV mapper needs an entry in its own tables, unless only a device is to reach the page. */
+const pteReady = (xen: Xen, caller: Caller, flags: number): boolean =>
+  (flags & GNTMAP_host_map) === 0 ||
+  grantPlace(xen, caller, xen.args.u64(MAP_HOST_ADDR), flags) !== undefined;
+
+const incrementOf = (flags: number): number =>
+  pinIncrement(
+    (flags & GNTMAP_readonly) !== 0,
+    (flags & GNTMAP_host_map) !== 0,
+    (flags & GNTMAP_device_map) !== 0,
+  );
+
+/** As `commitMap`, for a PV mapper: its own page tables instead of a P2M. */
+function commitPvMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
+  const { granter, ref, frame, readonly, flags } = mapping;
+  takePin(xen, granter, ref, caller.domid, frame, readonly, WHOLE_PAGE, false, incrementOf(flags));
+  let flush = false;
+  if ((flags & GNTMAP_host_map) !== 0) {
+    const place = grantPlace(xen, caller, xen.args.u64(MAP_HOST_ADDR), flags);
+    assert(place !== undefined, "a checked entry is still there");
+    flush = enterGrantPte(xen, caller, place, frame, flags);
+  }
+  publishHandle(xen, caller.domid, mapping.handle, granter, ref, flags & 0xffff);
+  traceMap(xen, caller, mapping);
+  return flush;
+}
+
 /** Enters everything; returns whether a former translation must be flushed. What it held is on the hold list. */
 function commitMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
+  if (isPv(xen, caller.domid)) return commitPvMap(xen, caller, mapping);
   const { granter, ref, frame, readonly } = mapping;
   takePin(xen, granter, ref, caller.domid, frame, readonly);
   const type = readonly ? p2m_grant_map_ro : p2m_grant_map_rw;
@@ -233,6 +276,13 @@ function commitMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
     if (isForeign(entryType(identity))) holdPage(xen, caller.slot, entryFrame(identity));
   }
   publishHandle(xen, caller.domid, mapping.handle, granter, ref, mapping.flags & 0xffff);
+  traceMap(xen, caller, mapping);
+  const moved = dropAlias(xen, caller.domid, mapping.gfn, frame);
+  return moved || needsFlush(former) || needsFlush(identity);
+}
+
+function traceMap(xen: Xen, caller: Caller, mapping: Mapping): void {
+  const { granter, ref, gfn, frame, flags } = mapping;
   const { words, layout } = xen;
   trace(
     words,
@@ -242,12 +292,10 @@ function commitMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
     caller.domid,
     granter,
     ref,
-    mapping.gfn,
+    gfn,
     frame,
-    mapping.flags,
+    flags,
   );
-  const moved = dropAlias(xen, caller.domid, mapping.gfn, frame);
-  return moved || needsFlush(former) || needsFlush(identity);
 }
 
 function refused(xen: Xen, caller: Caller, granter: DomId, status: number): void {

@@ -47,17 +47,19 @@ import {
 } from "../shared/status.ts";
 import type { DomId } from "../shared/units.ts";
 import { grantFrame } from "./active-entry.ts";
-import { shareXenPageWithGuest, xenHeapGfn } from "./frame-table.ts";
+import { shareXenPageWithGuest, shownFrame } from "./frame-table.ts";
 import { cacheFlush } from "./grant-cache-flush.ts";
 import { copyGrantRefs } from "./grant-copy.ts";
 import { mapGrantRefs } from "./grant-map.ts";
 import { addStatusFrames, setVersion } from "./grant-set-version.ts";
 import { swapGrantRefs } from "./grant-swap.ts";
+import { transferPages } from "./grant-transfer.ts";
 import { unmapAndReplace, unmapGrantRefs } from "./grant-unmap.ts";
 import { isV2, statusFramesFor } from "./grant-v2.ts";
 import { getStatusFrames, getVersion } from "./grant-version.ts";
 import { copyArgs, copyToGuest, writeListEntry } from "./guest-access.ts";
-import { profileOf } from "./profile.ts";
+import { isPv } from "./page-type.ts";
+import { domainProfile } from "./profile.ts";
 import {
   type Caller,
   domainByAnyId,
@@ -82,7 +84,7 @@ export function grantTableOp(
   const op = cmd & GNTTABOP_CMD_MASK;
   const opaque = (cmd & ~GNTTABOP_CMD_MASK) >>> 0;
   if (opaque !== 0 && op !== GNTTABOP_cache_flush) return -EINVAL;
-  if (profileOf(xen).absentGrantOps.includes(op)) return -ENOSYS;
+  if (domainProfile(xen, caller.domid).absentGrantOps.includes(op)) return -ENOSYS;
   switch (op) {
     case GNTTABOP_map_grant_ref:
       return mapGrantRefs(xen, caller, uop, count | 0);
@@ -107,8 +109,8 @@ export function grantTableOp(
     case GNTTABOP_cache_flush:
       return cacheFlush(xen, caller, uop, count | 0, opaque);
     case GNTTABOP_transfer:
-      // Only a build with PV guests can take a page out of an address space.
-      return -EOPNOTSUPP;
+      // Only a PV guest can have a page taken out of its address space.
+      return isPv(xen, caller.domid) ? transferPages(xen, caller, uop, count | 0) : -EOPNOTSUPP;
     default:
       // GNTTABOP_dump_table too: a number without an operation.
       return -ENOSYS;
@@ -171,9 +173,7 @@ function setupStatus(xen: Xen, caller: Caller, dom: number, frames: number, list
     if (growGrantTable(xen, domid, frames) !== 0) return GNTST_general_error;
   }
   for (let n = 0; n < frames; n++) {
-    // A frame that the guest has not placed in its address space is reported as INVALID_GFN.
-    const gfn = xenHeapGfn(xen, grantFrame(xen, domid, n));
-    const shown = gfn === NOT_PRESENT ? undefined : gfn;
+    const shown = shownFrame(xen, domid, grantFrame(xen, domid, n));
     if (!writeListEntry(xen, caller.domid, list, n, shown)) return GNTST_bad_virt_addr;
   }
   return GNTST_okay;

@@ -19,11 +19,12 @@ import {
   UNMAP_SIZE,
   UNMAP_STATUS,
 } from "../shared/abi/grant.ts";
-import { DOM } from "../shared/layout.ts";
+import { DOM, mfnAt } from "../shared/layout.ts";
 import { GNTTAB_UNMAP_BATCH_SIZE, PAGE_SIZE } from "../shared/limits.ts";
 import { isForeign, p2m_grant_map_ro, p2m_grant_map_rw } from "../shared/pte.ts";
 import {
   EFAULT,
+  GNTST_bad_dev_addr,
   GNTST_bad_handle,
   GNTST_general_error,
   GNTST_okay,
@@ -39,7 +40,9 @@ import { holdPage, holdUnmap, releaseHolds } from "./hold-list.ts";
 import { identityUnmap, needIommuMapping } from "./iommu.ts";
 import { putHandle, setTrackFlags, trackDomid, trackFlags, trackRef } from "./maptrack.ts";
 import { entryFrame, entryType, forgetXenHeapGfn, p2mLookup, p2mRemoveMapping } from "./p2m.ts";
+import { isPv } from "./page-type.ts";
 import { profileOf } from "./profile.ts";
+import { deviceIsTyped, hostIsTyped, replaceGrantPte } from "./pv-grant.ts";
 import {
   addDomainField,
   type Caller,
@@ -102,27 +105,35 @@ function unmapBatch(
   return false;
 }
 
+/** What one element asks for. An address of 0 means "leave that half alone". */
+interface Unmap {
+  readonly handle: number;
+  readonly hostAddress: number;
+  readonly devBusAddress: number;
+  /** Its entry is to take the mapping's place; 0: none. */
+  readonly newAddress: number;
+}
+
 const unmapElement = (xen: Xen, caller: Caller): number =>
-  unmapHalf(xen, caller, xen.args.u64(UNMAP_HOST_ADDR), xen.args.u32(UNMAP_HANDLE), false);
+  unmapHalves(xen, caller, {
+    handle: xen.args.u32(UNMAP_HANDLE),
+    hostAddress: xen.args.u64(UNMAP_HOST_ADDR),
+    devBusAddress: xen.args.u64(UNMAP_DEV_BUS_ADDR),
+    newAddress: 0,
+  });
 
-/** new_addr lies where unmap has dev_bus_addr; a translated domain has no page tables of its own to put it in. */
+/** new_addr lies where unmap has dev_bus_addr. */
 const replaceElement = (xen: Xen, caller: Caller): number =>
-  unmapHalf(
-    xen,
-    caller,
-    xen.args.u64(UNMAP_HOST_ADDR),
-    xen.args.u32(UNMAP_HANDLE),
-    xen.args.u64(UNMAP_DEV_BUS_ADDR) !== 0,
-  );
+  unmapHalves(xen, caller, {
+    handle: xen.args.u32(UNMAP_HANDLE),
+    hostAddress: xen.args.u64(UNMAP_HOST_ADDR),
+    devBusAddress: 0,
+    newAddress: xen.args.u64(UNMAP_DEV_BUS_ADDR),
+  });
 
-/** Pass 1 of one element. `replace`: a new address was asked for, which is refused where the removal happens. */
-function unmapHalf(
-  xen: Xen,
-  caller: Caller,
-  hostAddress: number,
-  handle: number,
-  replace: boolean,
-): number {
+/** Pass 1 of one element. */
+function unmapHalves(xen: Xen, caller: Caller, asked: Unmap): number {
+  const { handle, hostAddress, devBusAddress } = asked;
   const mapper = caller.domid;
   if (handle >= domainField(xen, mapper, DOM.MAPTRACK_LIMIT)) return GNTST_bad_handle;
   const flags = trackFlags(xen, mapper, handle);
@@ -133,30 +144,61 @@ function unmapHalf(
   if (!mayGrant(xen, caller, granter)) return GNTST_permission_denied;
   const ref = trackRef(xen, mapper, handle);
   if (ref >= grantEntries(xen, granter)) return GNTST_bad_handle;
-  // An address of 0 means "leave that half alone".
-  if (hostAddress === 0 || (flags & GNTMAP_host_map) === 0) return GNTST_okay;
-  if (replace) return GNTST_general_error;
   const frame = activeFrame(xen, granter, ref);
   const readonly = (flags & GNTMAP_readonly) !== 0;
-  const removed = removeHostMapping(
-    xen,
-    caller,
-    Math.floor(hostAddress / PAGE_SIZE),
-    frame,
-    readonly,
-  );
-  if (removed !== GNTST_okay) return removed;
-  holdUnmap(xen, caller.slot, granter, ref, frame, readonly);
+  const device = devBusAddress !== 0 && (flags & GNTMAP_device_map) !== 0;
+  if (device && devBusAddress !== mfnAt(xen.layout, frame) * PAGE_SIZE) return GNTST_bad_dev_addr;
+  let left = flags;
+  if (hostAddress !== 0 && (flags & GNTMAP_host_map) !== 0) {
+    const removed = removeHostHalf(xen, caller, asked, frame, flags);
+    if (removed !== GNTST_okay) return removed;
+    const typed = hostIsTyped(xen, mapper, granter, flags);
+    holdUnmap(xen, caller.slot, granter, ref, frame, readonly, { device: false, typed });
+    left &= ~GNTMAP_host_map;
+  }
+  if (device) {
+    const typed = deviceIsTyped(xen, flags);
+    holdUnmap(xen, caller.slot, granter, ref, frame, readonly, { device: true, typed });
+    left &= ~GNTMAP_device_map;
+  }
+  if (left === flags) return GNTST_okay;
   traceUnmap(xen, mapper, granter, ref, frame, flags);
-  const left = flags & ~GNTMAP_host_map;
-  if ((left & GNTMAP_device_map) !== 0) {
+  return dropHalves(xen, mapper, handle, left, { granter, frame, readonly });
+}
+
+/** Records what is left of a handle; without a half it is free, and so is the identity entry of a direct-mapped mapper. */
+function dropHalves(
+  xen: Xen,
+  mapper: DomId,
+  handle: number,
+  left: number,
+  mapping: { readonly granter: DomId; readonly frame: number; readonly readonly: boolean },
+): number {
+  if ((left & (GNTMAP_device_map | GNTMAP_host_map)) !== 0) {
     setTrackFlags(xen, mapper, handle, left);
     return GNTST_okay;
   }
   setTrackFlags(xen, mapper, handle, 0);
   putHandle(xen, mapper, handle);
-  if (mapper === granter || !needIommuMapping(xen, mapper)) return GNTST_okay;
-  return identityUnmap(xen, mapper, frame, readonly) < 0 ? GNTST_general_error : GNTST_okay;
+  if (mapper === mapping.granter || !needIommuMapping(xen, mapper)) return GNTST_okay;
+  const unmapped = identityUnmap(xen, mapper, mapping.frame, mapping.readonly);
+  return unmapped < 0 ? GNTST_general_error : GNTST_okay;
+}
+
+/** Takes the mapper's own translation away. A translated domain has no page tables in which to replace it. */
+function removeHostHalf(
+  xen: Xen,
+  caller: Caller,
+  { hostAddress, newAddress }: Unmap,
+  frame: number,
+  flags: number,
+): number {
+  if (isPv(xen, caller.domid)) {
+    return replaceGrantPte(xen, caller, hostAddress, frame, newAddress, flags);
+  }
+  if (newAddress !== 0) return GNTST_general_error;
+  const gfn = Math.floor(hostAddress / PAGE_SIZE);
+  return removeHostMapping(xen, caller, gfn, frame, (flags & GNTMAP_readonly) !== 0);
 }
 
 /**

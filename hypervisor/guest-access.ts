@@ -1,17 +1,19 @@
 /**
  * Copies between guest memory and the hypervisor's private argument buffer.
  *
- * Rules: an address is guest physical (arm64 guests run identity-mapped); only RAM-typed gfns whose frame the
+ * Rules: an address is guest physical (arm64 guests run identity-mapped), or virtual in a PV guest; in the former only RAM-typed gfns whose frame the
  * domain owns can be reached, so an argument inside a grant or foreign mapping is a fault (recorded.md 19) while one
  * in the grant table or shared info page works. Each word of guest memory is read at most once per decision.
  * Behaviour: xen/arch/arm/guestcopy.c, copy_guest(), get_page_from_gva().
  */
+import { CDF_pv, DOM, LINE } from "../shared/layout.ts";
 import { GFN_END, PAGE_SIZE } from "../shared/limits.ts";
+import { ACCESS_WRITE, walkPv } from "../shared/mmu.ts";
 import { isRam, p2m_ram_rw } from "../shared/pte.ts";
-import type { DomId, FrameIndex } from "../shared/units.ts";
+import { type DomId, FrameIndex } from "../shared/units.ts";
 import { frameOwner } from "./frame-table.ts";
 import { entryFrame, entryType, P2M_NOTHING, p2mLookup } from "./p2m.ts";
-import type { Xen } from "./xen.ts";
+import { domainField, hasFlag, lineField, type Xen } from "./xen.ts";
 
 /** Frame behind a guest address that the hypervisor may touch on the guest's behalf; undefined: a fault. */
 export function guestFrame(
@@ -22,12 +24,24 @@ export function guestFrame(
 ): FrameIndex | undefined {
   const gfn = Math.floor(gaddr / PAGE_SIZE);
   if (!(gfn >= 0 && gfn < GFN_END)) return undefined;
+  if (hasFlag(xen, domid, CDF_pv)) return pvFrame(xen, domid, gfn, write);
   const entry = p2mLookup(xen, domid, gfn);
   if (entry === P2M_NOTHING) return undefined;
   const type = entryType(entry);
   if (write ? type !== p2m_ram_rw : !isRam(type)) return undefined;
   const frame = entryFrame(entry);
   return frameOwner(xen, frame) === domid ? frame : undefined;
+}
+
+/**
+ * A PV guest's addresses are virtual, and what its tables map is its own to use: a page that another has granted it too.
+ * The tables are those of its first vCPU (docs/FIDELITY.md, PV).
+ */
+function pvFrame(xen: Xen, domid: DomId, page: number, write: boolean): FrameIndex | undefined {
+  const root = lineField(xen, domainField(xen, domid, DOM.SLOT), LINE.ROOT);
+  const found = root < 0 ? -1 : walkPv(xen.layout, xen.words, xen.memory, root, page);
+  if (found < 0 || (write && (found & ACCESS_WRITE) === 0)) return undefined;
+  return FrameIndex(found >>> 3);
 }
 
 /** Copies `length` bytes at guest address `gaddr` into `into` from its start; false: a fault. */

@@ -11,6 +11,7 @@ import {
   HOLD_NONE,
   HOLD_PAGE,
   HOLD_ROWS,
+  HOLD_TABLE,
   HOLD_UNMAP,
   HOLD_WORDS,
 } from "../shared/hold-layout.ts";
@@ -18,6 +19,7 @@ import { LINE } from "../shared/layout.ts";
 import type { DomId } from "../shared/units.ts";
 import { releasePin } from "./active-entry.ts";
 import { putPage } from "./frame-table.ts";
+import { putPageAndType, putPageType } from "./page-type.ts";
 import { lineField, setLineField, type Xen } from "./xen.ts";
 
 const rowOf = (xen: Xen, slot: number, row: number): number =>
@@ -30,6 +32,14 @@ function nextRow(xen: Xen, slot: number): number {
   return rowOf(xen, slot, held);
 }
 
+/** What goes with the references of a mapping besides the page's own, in a machine with PV domains. */
+export interface HalfOptions {
+  readonly device: boolean;
+  /** A type reference. */
+  readonly typed: boolean;
+}
+const PLAIN: HalfOptions = { device: false, typed: false };
+
 /** Holds the second pass of an unmap of one grant half: page reference, pin and status bits of the granter. */
 export function holdUnmap(
   xen: Xen,
@@ -38,6 +48,7 @@ export function holdUnmap(
   ref: number,
   frame: number,
   readonly: boolean,
+  { device, typed }: HalfOptions = PLAIN,
 ): void {
   const row = nextRow(xen, slot);
   xen.words[row + HOLD.KIND] = HOLD_UNMAP;
@@ -45,6 +56,15 @@ export function holdUnmap(
   xen.words[row + HOLD.REF] = ref;
   xen.words[row + HOLD.FRAME] = frame;
   xen.words[row + HOLD.READONLY] = readonly ? 1 : 0;
+  xen.words[row + HOLD.DEVICE] = device ? 1 : 0;
+  xen.words[row + HOLD.TYPED] = typed ? 1 : 0;
+}
+
+/** Holds a page table that was taken out of use, with its type reference. */
+export function holdTable(xen: Xen, slot: number, frame: number): void {
+  const row = nextRow(xen, slot);
+  xen.words[row + HOLD.KIND] = HOLD_TABLE;
+  xen.words[row + HOLD.FRAME] = frame;
 }
 
 /** Holds a page reference that is dropped after the flush. */
@@ -65,10 +85,14 @@ export function releaseHolds(xen: Xen, slot: number): void {
     if (kind === HOLD_UNMAP) {
       const granter = at(xen.words, row + HOLD.DOMAIN) as DomId;
       const readonly = at(xen.words, row + HOLD.READONLY) === 1;
+      const device = at(xen.words, row + HOLD.DEVICE) === 1;
+      if (at(xen.words, row + HOLD.TYPED) === 1) putPageType(xen, frame);
       putPage(xen, frame);
-      releasePin(xen, granter, at(xen.words, row + HOLD.REF), readonly);
+      releasePin(xen, granter, at(xen.words, row + HOLD.REF), readonly, device);
     } else if (kind === HOLD_PAGE) {
       putPage(xen, frame);
+    } else if (kind === HOLD_TABLE) {
+      putPageAndType(xen, frame);
     }
   }
   setLineField(xen, slot, LINE.HELD, 0);
@@ -81,6 +105,8 @@ export interface Hold {
   readonly ref: number;
   readonly frame: number;
   readonly readonly: boolean;
+  readonly device: boolean;
+  readonly typed: boolean;
 }
 
 export function holdsOf(xen: Xen, slot: number): readonly Hold[] {
@@ -92,6 +118,8 @@ export function holdsOf(xen: Xen, slot: number): readonly Hold[] {
       ref: at(xen.words, row + HOLD.REF),
       frame: at(xen.words, row + HOLD.FRAME),
       readonly: at(xen.words, row + HOLD.READONLY) === 1,
+      device: at(xen.words, row + HOLD.DEVICE) === 1,
+      typed: at(xen.words, row + HOLD.TYPED) === 1,
     };
   });
 }

@@ -36,12 +36,13 @@ import {
 import { DOM } from "../shared/layout.ts";
 import { EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH } from "../shared/status.ts";
 import { copyArgs, copyToGuest } from "./guest-access.ts";
+import { maxPage } from "./heap-frames.ts";
 import { claimPages } from "./memory-claim.ts";
 import { exchange } from "./memory-exchange.ts";
 import { addToPhysmap, addToPhysmapBatch, removeFromPhysmap } from "./memory-physmap.ts";
-import { adjustReservation, maxPage } from "./memory-reservation.ts";
+import { adjustReservation } from "./memory-reservation.ts";
 import { acquireResource } from "./memory-resource.ts";
-import { profileOf } from "./profile.ts";
+import { domainProfile } from "./profile.ts";
 import {
   type Caller,
   domainByAnyId,
@@ -90,7 +91,7 @@ export function memoryOp(xen: Xen, caller: Caller, cmd: number, arg: number): nu
       // Memory sharing is an x86 matter: nothing is shared and nothing was saved by it.
       return 0;
     default:
-      return profileOf(xen).refusals[op] ?? -ENOSYS;
+      return domainProfile(xen, caller.domid).refusals[op] ?? -ENOSYS;
   }
 }
 

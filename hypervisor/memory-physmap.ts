@@ -50,6 +50,7 @@ import { frameOwner, getPage, isRamFrame, putPage } from "./frame-table.ts";
 import { copyArgs, copyListEntry, copyToGuest } from "./guest-access.ts";
 import { releaseHolds } from "./hold-list.ts";
 import { entryFrame, entryType, p2mLookup, p2mRemoveMapping } from "./p2m.ts";
+import { isPv } from "./page-type.ts";
 import { PLACED_FLUSH, type Placed, placedOver, placeOne, releaseFormer } from "./physmap-place.ts";
 import {
   type Caller,
@@ -116,6 +117,8 @@ export function addToPhysmap(
 
 /** Device pages are for the hardware domain itself; everything else is the usual question of rights. */
 function physmapDenied(xen: Xen, caller: Caller, domid: DomId, space: number): number {
+  // A PV domain has no physmap.
+  if (isPv(xen, domid)) return -EACCES;
   const ownDevices = hasFlag(xen, domid, CDF_hardware) && domid === caller.domid;
   if (space === XENMAPSPACE_dev_mmio && !ownDevices) return -EACCES;
   return mayTarget(xen, caller, domid) ? 0 : -EPERM;
@@ -232,6 +235,7 @@ export function removeFromPhysmap(
   if (!copyArgs(xen, caller.domid, arg, REMOVE_FROM_PHYSMAP_SIZE)) return -EFAULT;
   const domid = domainByAnyId(xen, caller, args.u16(REMOVE_FROM_PHYSMAP_DOMID));
   if (domid === undefined) return -ESRCH;
+  if (isPv(xen, domid)) return -EACCES;
   if (!mayTarget(xen, caller, domid)) return -EPERM;
   const gfn = args.u64(REMOVE_FROM_PHYSMAP_GPFN);
   const frame = obtainableFrame(xen, domid, gfn);

@@ -32,7 +32,6 @@ import {
   EXTENTS_MAX,
   NOT_PRESENT,
   P2M_LEVEL_LEAF,
-  PAGE_SHIFT,
   PAGE_SIZE,
 } from "../shared/limits.ts";
 import type { Range } from "../shared/machine.ts";
@@ -41,18 +40,17 @@ import { EINVAL, ENXIO } from "../shared/status.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
 import { startFlush } from "./flush.ts";
 import {
-  allocHeapFrames,
   assignPages,
   freeHeapFrame,
   getPage,
-  isFree,
   isRamFrame,
   isReserved,
   putPage,
   putPageAllocRef,
-  takeHeapFrame,
+  setXenHeapGfn,
 } from "./frame-table.ts";
-import { copyArgs, copyListEntry } from "./guest-access.ts";
+import { copyArgs, copyListEntry, writeListEntry } from "./guest-access.ts";
+import { addressBound, allocFrames } from "./heap-frames.ts";
 import { holdPage, releaseHolds } from "./hold-list.ts";
 import { claimsAllow } from "./memory-claim.ts";
 import {
@@ -66,6 +64,7 @@ import {
   walkSteps,
 } from "./p2m.ts";
 import { insertionCrashes } from "./p2m-insert.ts";
+import { isPv } from "./page-type.ts";
 import { releaseFormer } from "./physmap-place.ts";
 import {
   addDomainField,
@@ -98,10 +97,6 @@ interface Reservation {
   readonly onDemand: boolean;
 }
 
-/** Frames below this number may be RAM (Xen: max_page). */
-export const maxPage = (xen: Xen): number =>
-  Math.max(...xen.model.banks.map((bank) => (bank.base + bank.size) / PAGE_SIZE));
-
 /** Largest extent order that the caller may use. */
 export function maxOrder(xen: Xen, caller: Caller): number {
   if (isPrivileged(xen, caller)) return EXTENT_ORDER_HARDWARE;
@@ -124,7 +119,7 @@ export function adjustReservation(
   if (reservation === undefined) return start;
   switch (op) {
     case XENMEM_increase_reservation:
-      return increase(xen, reservation);
+      return increase(xen, caller, reservation);
     case XENMEM_decrease_reservation:
       return decrease(xen, caller, reservation);
     default:
@@ -158,13 +153,6 @@ function checkReservation(xen: Xen, caller: Caller, start: number): Reservation 
   };
 }
 
-/** First machine frame out of reach of `bits` address bits; 0 bits is no bound. Undefined: less than a page. */
-function addressBound(xen: Xen, bits: number): number | undefined {
-  const pages = maxPage(xen);
-  if (bits === 0 || bits >= Math.ceil(Math.log2(pages)) + PAGE_SHIFT) return pages;
-  return bits <= PAGE_SHIFT ? undefined : 2 ** (bits - PAGE_SHIFT);
-}
-
 /** There is one NUMA node, 0, and only a control domain may insist on one. Virtual nodes do not exist. */
 function nodeAllowed(xen: Xen, caller: Caller, flags: number): boolean {
   const node = ((flags >>> 8) & 0xff) - 1;
@@ -184,8 +172,7 @@ const gapBefore = (reservation: Reservation, i: number): boolean =>
 function allocatePages(xen: Xen, reservation: Reservation): FrameIndex {
   const { domid, order, below } = reservation;
   if (!claimsAllow(xen, domid, 2 ** order)) return FrameIndex(NOT_PRESENT);
-  const frame =
-    below === maxPage(xen) ? allocHeapFrames(xen, order) : allocBelow(xen, order, below);
+  const frame = allocFrames(xen, order, below);
   if (frame === NOT_PRESENT) return frame;
   const size = 2 ** order;
   if (assignPages(xen, domid, frame, size) === 0) return frame;
@@ -193,28 +180,21 @@ function allocatePages(xen: Xen, reservation: Reservation): FrameIndex {
   return FrameIndex(NOT_PRESENT);
 }
 
-/** As `allocHeapFrames`, but all frames lie below a machine frame: for those with few address bits. */
-function allocBelow(xen: Xen, order: number, below: number): FrameIndex {
-  const size = 2 ** order;
-  for (let first = 0; first + size <= xen.layout.ramFrames; first += size) {
-    if (mfnAt(xen.layout, first) + size > below) break;
-    let free = 0;
-    while (free < size && isFree(xen, first + free)) free++;
-    if (free < size) continue;
-    for (let frame = first; frame < first + size; frame++) takeHeapFrame(xen, frame);
-    return FrameIndex(first);
-  }
-  return FrameIndex(NOT_PRESENT);
-}
-
-/** Owned, but mapped nowhere: on a translated domain an increase does not touch the P2M, and the list is not read. */
-function* increase(xen: Xen, reservation: Reservation): Preemptible {
+/**
+ * Owned, but mapped nowhere: on a translated domain an increase does not touch the P2M, and the list is not read. A PV
+ * domain is told the machine frames, if it has a list.
+ */
+function* increase(xen: Xen, caller: Caller, reservation: Reservation): Preemptible {
+  const told = isPv(xen, reservation.domid) && reservation.list !== 0;
   for (let i = reservation.start; i < reservation.count; i++) {
     if (gapBefore(reservation, i)) {
       yield GAP_PREEMPT;
       if (!stillThere(xen, reservation)) return i;
     }
-    if (allocatePages(xen, reservation) === NOT_PRESENT) return i;
+    const frame = allocatePages(xen, reservation);
+    if (frame === NOT_PRESENT) return i;
+    const mfn = mfnAt(xen.layout, frame);
+    if (told && !writeListEntry(xen, caller.domid, reservation.list, i, mfn)) return i;
   }
   return reservation.count;
 }
@@ -231,6 +211,11 @@ function* populate(xen: Xen, caller: Caller, reservation: Reservation): Preempti
     if (gfn === undefined || reservation.onDemand) return i;
     const frame = populateFrames(xen, reservation, gfn);
     if (frame === NOT_PRESENT) return i;
+    if (isPv(xen, domid)) {
+      for (let page = 0; page < 2 ** order; page++) setXenHeapGfn(xen, frame + page, gfn + page);
+      if (!writeListEntry(xen, caller.domid, list, i, mfnAt(xen.layout, frame))) return i;
+      continue;
+    }
     // Pages of an extent that cannot be entered stay with the domain, unmapped.
     const entered = yield* enterRam(xen, caller.slot, domid, gfn, frame, order);
     if (!entered) return i;
@@ -367,7 +352,8 @@ function guestRemovePage(xen: Xen, slot: number, domid: DomId, gfn: number): num
   const second = isGrant(entryType(entry));
   if (second && xen.model.hypervisor === "strict") return -ENXIO;
   if (!getPage(xen, frame, domid)) return -ENXIO;
-  const former = p2mRemoveMapping(xen, domid, gfn, frame);
+  // A PV domain has nothing there: its own entries keep the page until it takes them away.
+  const former = isPv(xen, domid) ? P2M_NOTHING : p2mRemoveMapping(xen, domid, gfn, frame);
   if (former < 0) {
     putPage(xen, frame);
     return former;

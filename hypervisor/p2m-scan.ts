@@ -5,7 +5,7 @@
  * Behaviour: xen/arch/arm/mmu/p2m.c, relinquish_p2m_mapping().
  */
 import { DOM, indexOf } from "../shared/layout.ts";
-import { P2M_LEVEL_LEAF, TABLE_ENTRIES } from "../shared/limits.ts";
+import { NOT_PRESENT, P2M_LEVEL_LEAF, TABLE_ENTRIES } from "../shared/limits.ts";
 import { rootLevel, rootPages } from "../shared/mmu.ts";
 import { isTable, levelFrames, pteMfn, pteType } from "../shared/pte.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
@@ -50,6 +50,8 @@ export function scanIommuTable(
 
 function scanRoot(scan: Scan, root: number): void {
   const { layout } = scan.xen;
+  // A PV domain has none.
+  if (root === NOT_PRESENT) return;
   const level = rootLevel(layout);
   const span = TABLE_ENTRIES * levelFrames(level);
   for (let page = 0; page < rootPages(layout); page++) {

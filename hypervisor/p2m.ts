@@ -8,7 +8,7 @@
  * Behaviour: xen/arch/arm/mmu/p2m.c, __p2m_set_entry(), p2m_get_entry(). See docs/FIDELITY.md, P2M.
  */
 import { assert, at } from "../shared/assert.ts";
-import { CDF_hardware, DOM, indexOf, mfnAt } from "../shared/layout.ts";
+import { CDF_hardware, CDF_pv, DOM, indexOf, mfnAt } from "../shared/layout.ts";
 import { NOT_PRESENT, P2M_LEVEL_LEAF, TABLE_ENTRIES } from "../shared/limits.ts";
 import { rootGfnEnd, rootLevel, rootPages } from "../shared/mmu.ts";
 import {
@@ -21,6 +21,7 @@ import {
   levelSlot,
   offsetInLevel,
   p2m_invalid,
+  p2m_ram_rw,
   pteMfn,
   pteType,
   rootPageOf,
@@ -125,6 +126,7 @@ export function freeP2mTables(xen: Xen, domid: DomId, limit: number): boolean {
 /** Zeroes the root, so that nothing can be reached any more; the caller flushes before tables are freed. */
 export function clearP2mRoot(xen: Xen, domid: DomId): void {
   const root = domainField(xen, domid, DOM.P2M_ROOT);
+  if (root === NOT_PRESENT) return;
   for (let page = 0; page < rootPages(xen.layout); page++) xen.memory.zero(FrameIndex(root + page));
 }
 
@@ -162,7 +164,9 @@ export function walkSteps(xen: Xen, domid: DomId, gfn: number): readonly WalkSte
 
 /** The entry of a gfn: P2M_NOTHING when unmapped or above the highest gfn ever mapped. No reference is taken. */
 export function p2mLookup(xen: Xen, domid: DomId, gfn: number): P2mEntry {
-  if (gfn > domainPair(xen, domid, DOM.P2M_MAX_GFN)) return P2M_NOTHING;
+  if (gfn > domainPair(xen, domid, DOM.P2M_MAX_GFN)) {
+    return hasFlag(xen, domid, CDF_pv) ? machineEntry(xen, gfn) : P2M_NOTHING;
+  }
   let level = rootLevel(xen.layout);
   const upper = upperBits(gfn);
   let table = domainField(xen, domid, DOM.P2M_ROOT) + rootPageOf(upper, level);
@@ -178,6 +182,12 @@ export function p2mLookup(xen: Xen, domid: DomId, gfn: number): P2mEntry {
     }
     table = indexOf(xen.layout, xen.words, pteMfn(low, up));
   }
+}
+
+/** A PV domain has no table: it names machine frames, and whoever uses one asks for the owner. */
+function machineEntry(xen: Xen, mfn: number): P2mEntry {
+  const frame = indexOf(xen.layout, xen.words, mfn);
+  return isRamFrame(xen, frame) ? entryOf(frame, p2m_ram_rw) : P2M_NOTHING;
 }
 
 /** Replaces a block by a table of 512 entries one level down with the same content; false: no table page. */

@@ -1,7 +1,7 @@
 /**
  * Where x86 and arm64 answer differently, as facts that operations ask for: nobody else looks at the architecture.
  *
- * Translated domains only. Tables have the arm64 entry format on both (docs/FIDELITY.md); what differs is what an
+ * Tables of translated domains have the arm64 entry format on both (docs/FIDELITY.md); what differs is what an
  * insertion does to what stands there, and which operations exist.
  * Behaviour: xen/arch/x86/mm/p2m.c, p2m_add_page(); xen/arch/x86/include/asm/grant_table.h; Xen 4.17 as recorded.
  */
@@ -11,8 +11,9 @@ import {
   GNTTABOP_transfer,
   GNTTABOP_unmap_and_replace,
 } from "../shared/abi/grant.ts";
+import { CDF_pv } from "../shared/layout.ts";
 import { EINVAL, ENOSYS, EOPNOTSUPP, EPERM } from "../shared/status.ts";
-import type { Xen } from "./xen.ts";
+import { hasFlag, type Xen } from "./xen.ts";
 
 export interface Profile {
   readonly maxGrantVersion: 1 | 2;
@@ -62,5 +63,16 @@ const X86: Profile = {
   guestPirqs: 256,
   refusals: { 13: -EPERM, 16: -EINVAL, 17: -EINVAL, 25: -EOPNOTSUPP },
 };
+
+/** A domain that is not translated: everything is there, and no interrupt is permitted to a plain guest. */
+const PV: Profile = {
+  ...X86,
+  absentGrantOps: [],
+  refusals: { ...X86.refusals, 10: -EPERM },
+};
+
+/** Of a domain, where its kind makes a difference. */
+export const domainProfile = (xen: Xen, domid: number): Profile =>
+  hasFlag(xen, domid, CDF_pv) ? PV : profileOf(xen);
 
 export const profileOf = (xen: Xen): Profile => (xen.model.arch === "x86" ? X86 : ARM64);

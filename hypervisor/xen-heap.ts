@@ -4,10 +4,11 @@
  * Behaviour: xen/common/page_alloc.c, alloc_xenheap_pages(), free_xenheap_pages().
  */
 import { assert, at } from "../shared/assert.ts";
-import { MACHINE, PGC_state_free, PGC_xen_heap } from "../shared/layout.ts";
+import { PGC_state_free, PGC_xen_heap } from "../shared/frame-flags.ts";
+import { MACHINE } from "../shared/layout.ts";
 import { NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import { FrameIndex } from "../shared/units.ts";
-import { frameReferences, freeHeapFrame, setXenHeapGfn } from "./frame-table.ts";
+import { frameReferences, freeHeapFrame, setTypeWord, setXenHeapGfn } from "./frame-table.ts";
 import { allocationFails } from "./inject.ts";
 import type { Xen } from "./xen.ts";
 
@@ -66,6 +67,7 @@ export function freeXenPage(xen: Xen, frame: number): void {
   words[layout.frameCount + frame] = FREE;
   words[layout.frameGeneration + frame] = (at(words, layout.frameGeneration + frame) + 1) | 0;
   setXenHeapGfn(xen, frame, NOT_PRESENT);
+  setTypeWord(xen, frame, 0);
   const head = at(words, HEAD);
   words[layout.frameNext + frame] = head;
   words[layout.framePrevious + frame] = NOT_PRESENT;

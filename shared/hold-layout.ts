@@ -11,6 +11,8 @@ export const HOLD = {
   REF: 2,
   FRAME: 3, // frame index whose reference is held
   READONLY: 5,
+  DEVICE: 6, // 1: the device half of a mapping; PV only
+  TYPED: 7, // 1: a type reference goes with the page reference
 } as const;
 export const HOLD_WORDS = 8;
 export const HOLD_NONE = 0;
@@ -18,5 +20,7 @@ export const HOLD_NONE = 0;
 export const HOLD_UNMAP = 1;
 /** A page reference to drop after the flush (FRAME only). */
 export const HOLD_PAGE = 2;
+/** A page table of a PV guest that nothing leads to any more: type and page reference go after the flush (FRAME only). */
+export const HOLD_TABLE = 3;
 /** An unmap may hold two: its own second pass, and a foreign page whose entry stood at the address. */
 export const HOLD_ROWS = 2 * GNTTAB_UNMAP_BATCH_SIZE;

@@ -90,12 +90,13 @@ export const SLOT_KIND_CONTROL = 0;
 export const SLOT_KIND_VCPU = 1;
 export const SLOT_KIND_DEVICE = 2;
 
-/** What an address of a slot means: walk the table, is a machine frame already, or goes nowhere. */
+/** What an address of a slot means: walk the table, is a machine frame already, goes nowhere, or is virtual (PV). */
 export const WALK_TABLE = 0;
 export const WALK_BARE = 1;
 export const WALK_BLOCKED = 2;
 /** The device cannot even ask: its bus mastering has been turned off. */
 export const WALK_OFF = 3;
+export const WALK_PV = 4;
 
 /** Channel of a slot: a line each for what the client writes, what it waits for, and the rest; then the records. */
 export const CHANNEL = {
@@ -142,6 +143,7 @@ export const DOM = {
   MAPPINGS: 34, // live maptrack handles
   SUPERPAGES_SPLIT: 35, // blocks broken up since creation
   P2M_SEQUENCE: 36, // odd while an entry is being rewritten in place: a walker that faulted looks again
+  TYPES_FLUSHED: 58, // PV: MACHINE.FLUSHES when the last flush for a change of page type began
   KILLER: 37, // slot whose handler tears the domain down, or NOT_PRESENT
   EMPTY_UNMAPS: 38, // grant halves dropped without an entry being found where the guest said (recorded.md 12)
   NEXT_EVTCHN: 39, // port that a running EVTCHNOP_reset has got to, 0: none runs
@@ -163,16 +165,10 @@ export const CDF_directmap = 1;
 export const CDF_privileged = 2;
 export const CDF_hardware = 4;
 export const CDF_iommu = 8;
+/** Not translated: x86 PV. Its address space is its own page tables. */
+export const CDF_pv = 32;
 /** Set at the first unpause. */
 export const CDF_creation_finished = 16;
-
-/** Frame flags beside the count (FrameTable.count). The count is the low 26 bits. */
-export const PGC_allocated = 1 << 30;
-export const PGC_xen_heap = 1 << 29;
-/** In no list and never handed out: the frame is on the heap's free list. */
-export const PGC_state_free = 1 << 28;
-export const PGC_static = 1 << 27;
-export const PGC_count_mask = (1 << 26) - 1;
 
 /** Words of an IOMMU fault record: slot, domid, dfn pair, 1 write, code, step. */
 export const FAULT_WORDS = 8;
@@ -193,10 +189,12 @@ export interface Layout {
   readonly deviceSlot: number; // [XEN] column over devices: slot of the device
   readonly frameCount: number; // [XEN] column over frames: PGC_* and count
   readonly frameOwner: number; // [XEN] domid, or NOT_PRESENT
-  readonly frameGfn: number; // [XEN] pairs: gfn at which a xen heap page is mapped, or NOT_PRESENT
+  readonly frameGfn: number; // [XEN] pairs: gfn of a xen heap page, M2P of a PV domain's page, or NOT_PRESENT
   readonly frameNext: number; // [XEN] list links, frame index or NOT_PRESENT
   readonly framePrevious: number;
   readonly frameGeneration: number; // [XEN] raised whenever the frame is freed
+  readonly frameType: number; // [XEN] type and type count of a frame; NOT_PRESENT in a machine without PV domains
+  readonly frameStamp: number; // [XEN] MACHINE.FLUSHES when the frame was last given up as writable; as frameType
   readonly frameDma: number; // [devices] add: bursts that devices have written to the frame
   readonly lines: number;
   readonly channels: number;
@@ -293,6 +291,7 @@ export function layoutOf(model: MachineModel): Layout {
   const frames = ramFrames + model.devices.length;
   const chunks = chunkCount(model);
   const identityRows = model.domains.filter((d) => d.directMapped && d.iommu).length;
+  const typed = model.domains.some((d) => d.guest === "pv");
   take(MACHINE_WORDS);
   return {
     model,
@@ -308,6 +307,8 @@ export function layoutOf(model: MachineModel): Layout {
     frameNext: take(frames),
     framePrevious: take(frames),
     frameGeneration: take(frames),
+    frameType: typed ? take(frames) : NOT_PRESENT,
+    frameStamp: typed ? take(frames) : NOT_PRESENT,
     frameDma: take(frames),
     lines: take(slots * LINE_WORDS),
     channels: take(slots * CHANNEL_WORDS),

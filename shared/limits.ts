@@ -76,6 +76,8 @@ export const NR_IRQS = 1024;
 /** Levels of a stage-2 table are numbered 0 to 3; a table has 512 entries of 8 bytes. */
 export const TABLE_ENTRIES = 512;
 export const P2M_LEVEL_LEAF = 3;
+/** Level 1 tables without an entry that a PV domain has behind those of its RAM: 2 MiB of addresses each. */
+export const PV_SPARE_TABLES = 4;
 /** Guest frame numbers are at most 36 bits: a level 0 root covers 48 address bits. */
 export const GFN_END = 2 ** 36;
 /** Largest extent order a guest may ask for (Xen: CONFIG_DOMU_MAX_ORDER, hardware domain 18 here as recorded). */
@@ -100,6 +102,8 @@ export const IOMMU_FAULT_MS = 10;
 export const IOMMU_FAULTS_KEPT = 64;
 /** Trace records kept per ring; overflow is counted. */
 export const TRACE_RECORDS = 1024;
+/** Flushes that one change of page types waits for, should another vCPU give such pages up again and again. */
+export const TYPE_FLUSHES_MAX = 8;
 /** Pages handled between two gaps of a teardown stage (Xen: 512). */
 export const TEARDOWN_GAP = 512;
 

@@ -99,6 +99,8 @@ export interface KernelOptions {
 export interface DomainModel {
   readonly name: string;
   readonly kind: "dom0" | "driver" | "domU";
+  /** Of x86: paravirtualised, with page tables of its own that name machine frames. Translated otherwise. */
+  readonly guest?: "pv";
   /** Created at boot; otherwise only when the toolstack asks for it. */
   readonly atBoot: boolean;
   readonly memoryPages: number;

@@ -7,7 +7,8 @@
  *   close: leave (access += 2); if the hypervisor waits for it, ring the doorbell
  *
  * A walk of the tables is plain loads, declared racy: a stale or vanishing entry is what the flush protocol is
- * for (design 2). Page-table format: pte.ts. Behaviour: Arm ARM, stage 2 translation, 4 KiB granule.
+ * for (design 2). Page-table formats: pte.ts, and pte-x86.ts for the tables of a PV guest, whose frames are virtual page
+ * numbers. Behaviour: Arm ARM, stage 2 translation, 4 KiB granule; Intel SDM 3A, 4-level paging.
  */
 import { assert, at } from "./assert.ts";
 import { raiseEvent, ringDoorbell } from "./channel.ts";
@@ -23,8 +24,9 @@ import {
   WALK_BARE,
   WALK_BLOCKED,
   WALK_OFF,
+  WALK_PV,
 } from "./layout.ts";
-import { NOT_PRESENT, TLB_ENTRIES, WALK_ATTEMPTS_MAX } from "./limits.ts";
+import { NOT_PRESENT, P2M_LEVEL_LEAF, TLB_ENTRIES, WALK_ATTEMPTS_MAX } from "./limits.ts";
 import { add, and, load, type MachineMemory, store, type Words } from "./mem.ts";
 import {
   isTable,
@@ -39,6 +41,7 @@ import {
   rootPageOf,
   upperBits,
 } from "./pte.ts";
+import { _PAGE_PRESENT, _PAGE_RW, HIGH_NX, mfnOfX86, VPN_END } from "./pte-x86.ts";
 import { FrameIndex } from "./units.ts";
 
 export const ACCESS_READ = 1;
@@ -165,7 +168,7 @@ export class Mmu {
       this.#frame = indexOf(this.#layout, words, frame);
       return this.#frame === NOT_PRESENT ? FAULT_ADDRESS : ACCESS_OK;
     }
-    const value = this.#walk(frame);
+    const value = this.#walk(frame, mode === WALK_PV ? walkPv : walk);
     if (value < 0) return -value;
     if (cacheable) {
       const row = frame & this.#mask;
@@ -181,16 +184,16 @@ export class Mmu {
    * The walk. A fault met while the hypervisor rewrites an entry of this table is looked at again, as the fault
    * handler of a real hypervisor does when it takes the P2M lock and finds the entry back in place.
    */
-  #walk(frame: number): number {
+  #walk(frame: number, walkTable: typeof walk): number {
     const words = this.#words;
     const root = at(words, this.#line + LINE.ROOT);
     const domid = at(words, this.#line + LINE.DOMAIN);
-    let value = walk(this.#layout, words, this.#memory, root, frame);
+    let value = walkTable(this.#layout, words, this.#memory, root, frame);
     if (value >= 0 || domid < 0) return value;
     const sequence = domainOf(this.#layout, domid) + DOM.P2M_SEQUENCE;
     for (let attempt = 0; attempt < WALK_ATTEMPTS_MAX; attempt++) {
       const before = load(words, sequence);
-      value = walk(this.#layout, words, this.#memory, root, frame);
+      value = walkTable(this.#layout, words, this.#memory, root, frame);
       if (value >= 0 || (before === load(words, sequence) && before % 2 === 0)) return value;
     }
     return value;
@@ -298,4 +301,32 @@ export function walk(
     const writable = (word & PTE_WRITE) !== 0 ? ACCESS_WRITE : 0;
     return index * 8 + readable + writable + ((high & PTE_HIGH_XN) === 0 ? ACCESS_EXECUTE : 0);
   }
+}
+
+/**
+ * The same for a PV guest: its own tables of four levels, for a virtual page number. An access needs the permission at
+ * every level. Superpages do not occur: Xen lets no PV guest enter one.
+ */
+export function walkPv(
+  layout: Layout,
+  words: Words,
+  memory: MachineMemory,
+  root: number,
+  page: number,
+): number {
+  if (page >= VPN_END) return -FAULT_ADDRESS;
+  const upper = upperBits(page);
+  let allowed = ACCESS_READ | ACCESS_WRITE | ACCESS_EXECUTE;
+  let frame = root;
+  for (let level = 0; level <= P2M_LEVEL_LEAF; level++) {
+    const offset = levelSlot(page, upper, level) * 8;
+    const low = memory.peek(FrameIndex(frame), offset);
+    if ((low & _PAGE_PRESENT) === 0) return -FAULT_TRANSLATION;
+    const high = memory.peek(FrameIndex(frame), offset + 4);
+    if ((low & _PAGE_RW) === 0) allowed &= ~ACCESS_WRITE;
+    if ((high & HIGH_NX) !== 0) allowed &= ~ACCESS_EXECUTE;
+    frame = indexOf(layout, words, mfnOfX86({ low, high }));
+    if (frame === NOT_PRESENT) return -FAULT_ADDRESS;
+  }
+  return frame * 8 + allowed;
 }

@@ -6,7 +6,8 @@
  * from predict() alone. Ours.
  */
 import { at } from "./assert.ts";
-import { DOM, domainOf, LINE, lineOf, mfnAt, PGC_xen_heap, WALK_TABLE } from "./layout.ts";
+import { PGC_xen_heap } from "./frame-flags.ts";
+import { DOM, domainOf, LINE, lineOf, mfnAt, WALK_TABLE } from "./layout.ts";
 import { NOT_PRESENT, PAGE_SIZE } from "./limits.ts";
 import { walk } from "./mmu.ts";
 import { type Prediction, predict, type TransferFacts } from "./predict.ts";

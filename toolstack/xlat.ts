@@ -10,17 +10,19 @@
  */
 import { at } from "../shared/assert.ts";
 import {
+  PGC_allocated,
+  PGC_count_mask,
+  PGC_state_free,
+  PGC_static,
+  PGC_xen_heap,
+} from "../shared/frame-flags.ts";
+import {
   DOM,
   DOMAIN_PRESENT,
   domainOf,
   indexOf,
   LINE,
   lineOf,
-  PGC_allocated,
-  PGC_count_mask,
-  PGC_state_free,
-  PGC_static,
-  PGC_xen_heap,
   WALK_BARE,
   WALK_BLOCKED,
   WALK_OFF,

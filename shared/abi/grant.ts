@@ -29,6 +29,9 @@ export const GTF_readonly = 0x4;
 export const GTF_reading = 0x8;
 export const GTF_writing = 0x10;
 export const GTF_sub_page = 0x100;
+/** Of an entry that accepts a page; the same bits as others above. */
+export const GTF_transfer_committed = 0x4;
+export const GTF_transfer_completed = 0x8;
 
 /** Grant references 0 to 7 belong to the toolstack: 0 console, 1 xenstore. */
 export const GNTTAB_NR_RESERVED_ENTRIES = 8;
@@ -66,6 +69,13 @@ export const UNMAP_HOST_ADDR = 0; // u64 in
 export const UNMAP_DEV_BUS_ADDR = 8; // u64 in
 export const UNMAP_HANDLE = 16; // u32 in
 export const UNMAP_STATUS = 20; // i16 out
+
+/** gnttab_transfer: 24 bytes. */
+export const TRANSFER_SIZE = 24;
+export const TRANSFER_MFN = 0; // u64 in
+export const TRANSFER_DOMID = 8; // u16 in
+export const TRANSFER_REF = 12; // u32 in
+export const TRANSFER_STATUS = 16; // i16 out
 
 /** gnttab_setup_table: 24 bytes. */
 export const SETUP_SIZE = 24;

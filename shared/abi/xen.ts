@@ -2,9 +2,12 @@
  * Numbers of xen/include/public/xen.h, hvm/hvm_op.h, hvm/params.h and features.h, and the layout of
  * the shared info page (arm64: one legacy vcpu_info, 64-bit event words).
  */
+export const HYPERVISOR_mmu_update = 1;
 export const HYPERVISOR_memory_op = 12;
+export const HYPERVISOR_update_va_mapping = 14;
 export const HYPERVISOR_xen_version = 17;
 export const HYPERVISOR_grant_table_op = 20;
+export const HYPERVISOR_mmuext_op = 26;
 export const HYPERVISOR_sched_op = 29;
 export const HYPERVISOR_event_channel_op = 32;
 export const HYPERVISOR_hvm_op = 34;

@@ -6,6 +6,7 @@ import { entryFrame, p2mLookup, p2mSet } from "../../hypervisor/p2m.ts";
 import type { Xen } from "../../hypervisor/xen.ts";
 import { XEN_DOMCTL_destroydomain } from "../../shared/abi/domctl.ts";
 import { GNTMAP_host_map, GTF_permit_access, GTF_reading } from "../../shared/abi/grant.ts";
+import { PGC_allocated } from "../../shared/frame-flags.ts";
 import { HOLD, HOLD_PAGE, HOLD_ROWS, HOLD_WORDS } from "../../shared/hold-layout.ts";
 import { CONTEXT, contextOf } from "../../shared/iommu-layout.ts";
 import {
@@ -14,7 +15,6 @@ import {
   LINE,
   lineOf,
   MACHINE,
-  PGC_allocated,
   SLOT_KIND_DEVICE,
   SLOT_LIVE,
   WALK_TABLE,

@@ -5,7 +5,7 @@ import { KNOWN_FINDING } from "../../hypervisor/audit-walkers.ts";
 import { frameOwner } from "../../hypervisor/frame-table.ts";
 import { entryFrame, p2mLookup, p2mSet } from "../../hypervisor/p2m.ts";
 import { GTF_permit_access, GTF_reading } from "../../shared/abi/grant.ts";
-import { PGC_static } from "../../shared/layout.ts";
+import { PGC_static } from "../../shared/frame-flags.ts";
 import { p2m_grant_map_rw } from "../../shared/pte.ts";
 import { GNTST_okay } from "../../shared/status.ts";
 import { DomId } from "../../shared/units.ts";

@@ -1,0 +1,140 @@
+/**
+ * GNTTABOP_transfer: a PV guest gives a page away to a domain that has said it would accept one.
+ *
+ * Rules: the page must be the caller's, with nobody referring to it. Once it is taken it is lost to the caller, whatever
+ * is refused afterwards. The receiver's entry goes from accepting to committed by one compare-and-exchange, so that it
+ * accepts once; then frame, and completed last.
+ * Behaviour: xen/common/grant_table.c, gnttab_transfer(), gnttab_prepare_for_transfer().
+ */
+import {
+  GRANT_ENTRY_FRAME,
+  GTF_accept_transfer,
+  GTF_transfer_committed,
+  GTF_transfer_completed,
+  TRANSFER_DOMID,
+  TRANSFER_MFN,
+  TRANSFER_REF,
+  TRANSFER_SIZE,
+  TRANSFER_STATUS,
+} from "../shared/abi/grant.ts";
+import { DOM, indexOf, mfnAt } from "../shared/layout.ts";
+import {
+  BATCH_GAP,
+  CMPXCHG_ATTEMPTS_MAX,
+  GRANT_ENTRIES_PER_FRAME,
+  GRANT_ENTRIES_PER_FRAME_V2,
+  GRANT_ENTRY_BYTES,
+  GRANT_ENTRY_BYTES_V2,
+} from "../shared/limits.ts";
+import { p2m_ram_rw } from "../shared/pte.ts";
+import {
+  EFAULT,
+  GNTST_bad_domain,
+  GNTST_bad_page,
+  GNTST_general_error,
+  GNTST_okay,
+  GNTST_permission_denied,
+} from "../shared/status.ts";
+import type { DomId, FrameIndex } from "../shared/units.ts";
+import { grantEntries, grantFrame, sharedGfn, sharedHeader } from "./active-entry.ts";
+import { assignPages, freeHeapFrame, setXenHeapGfn } from "./frame-table.ts";
+import { mayGrant } from "./grant-map.ts";
+import { isV2 } from "./grant-v2.ts";
+import { copyArgs, copyFieldBack } from "./guest-access.ts";
+import { p2mSet } from "./p2m.ts";
+import { isPv, stealUnused } from "./page-type.ts";
+import { withPvFlush } from "./pv-flush.ts";
+import {
+  type Caller,
+  domainById,
+  domainField,
+  GAP_PREEMPT,
+  isDying,
+  type Preemptible,
+  type Xen,
+} from "./xen.ts";
+
+export function* transferPages(xen: Xen, caller: Caller, uop: number, count: number): Preemptible {
+  for (let i = 0; i < count; i++) {
+    if (i > 0 && i % BATCH_GAP === 0) yield GAP_PREEMPT;
+    const element = uop + i * TRANSFER_SIZE;
+    if (!copyArgs(xen, caller.domid, element, TRANSFER_SIZE)) return -EFAULT;
+    const { args } = xen;
+    const frame = indexOf(xen.layout, xen.words, args.u64(TRANSFER_MFN));
+    const domid = args.u16(TRANSFER_DOMID);
+    const ref = args.u32(TRANSFER_REF);
+    let status = GNTST_bad_page;
+    yield* withPvFlush(xen, caller, () => {
+      const taken = stealUnused(xen, caller.domid, frame, true);
+      if (taken === 0) status = giveAway(xen, caller, frame, domid, ref);
+      return taken;
+    });
+    args.setU16(TRANSFER_STATUS, status);
+    if (!copyFieldBack(xen, caller.domid, element, TRANSFER_STATUS, 2)) return -EFAULT;
+  }
+  return 0;
+}
+
+/** A page without an owner goes to its new one, or back to the heap. */
+function giveAway(xen: Xen, caller: Caller, frame: number, domid: number, ref: number): number {
+  const receiver = domainById(xen, domid);
+  const status =
+    receiver === undefined ? GNTST_bad_domain : offer(xen, caller, frame, receiver, ref);
+  if (status !== GNTST_okay) freeHeapFrame(xen, frame);
+  return status;
+}
+
+function offer(xen: Xen, caller: Caller, frame: number, receiver: DomId, ref: number): number {
+  if (!mayGrant(xen, caller, receiver)) return GNTST_permission_denied;
+  const pages = domainField(xen, receiver, DOM.TOT_PAGES);
+  if (isDying(xen, receiver) || pages >= domainField(xen, receiver, DOM.MAX_PAGES)) {
+    return GNTST_general_error;
+  }
+  if (!commit(xen, caller, receiver, ref)) return GNTST_general_error;
+  if (assignPages(xen, receiver, frame, 1) !== 0) return GNTST_general_error;
+  complete(xen, receiver, ref, frame);
+  return GNTST_okay;
+}
+
+/** Where an entry's header stands. */
+function headerPlace(xen: Xen, domid: DomId, ref: number): readonly [FrameIndex, number] {
+  const perFrame = isV2(xen, domid) ? GRANT_ENTRIES_PER_FRAME_V2 : GRANT_ENTRIES_PER_FRAME;
+  const bytes = isV2(xen, domid) ? GRANT_ENTRY_BYTES_V2 : GRANT_ENTRY_BYTES;
+  return [grantFrame(xen, domid, Math.floor(ref / perFrame)), (ref % perFrame) * bytes];
+}
+
+/** The entry accepts exactly one page, of exactly this domain. */
+function commit(xen: Xen, caller: Caller, receiver: DomId, ref: number): boolean {
+  if (ref >= grantEntries(xen, receiver)) return false;
+  const [table, offset] = headerPlace(xen, receiver, ref);
+  let header = sharedHeader(xen, receiver, ref);
+  for (let attempt = 0; attempt < CMPXCHG_ATTEMPTS_MAX; attempt++) {
+    if ((header & 0xffff) !== GTF_accept_transfer || header >>> 16 !== caller.domid) return false;
+    xen.memory.onGuestWord?.();
+    const next = header | GTF_transfer_committed;
+    const seen = xen.memory.compareExchange(table, offset, header | 0, next | 0);
+    if (seen === (header | 0)) return true;
+    header = seen;
+  }
+  return false;
+}
+
+/**
+ * The receiver is told: a PV guest by the machine frame, a translated one gets the page at the gfn that its entry names,
+ * and keeps it unmapped if that cannot be.
+ */
+function complete(xen: Xen, receiver: DomId, ref: number, frame: number): void {
+  const [table, offset] = headerPlace(xen, receiver, ref);
+  const place = sharedGfn(xen, receiver, ref);
+  if (isPv(xen, receiver)) {
+    const mfn = mfnAt(xen.layout, frame);
+    setXenHeapGfn(xen, frame, place);
+    if (isV2(xen, receiver)) {
+      xen.memory.store(table, offset + 8, mfn | 0);
+      xen.memory.store(table, offset + 12, Math.floor(mfn / 4294967296));
+    } else xen.memory.store(table, offset + GRANT_ENTRY_FRAME, mfn | 0);
+  } else {
+    p2mSet(xen, receiver, place, frame, p2m_ram_rw);
+  }
+  xen.memory.or(table, offset, GTF_transfer_completed);
+}
