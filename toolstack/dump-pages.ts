@@ -3,18 +3,8 @@
  * cached. Neighbours that say the same are one row.
  */
 import { at } from "../shared/assert.ts";
-import {
-  DOM,
-  LINE,
-  lineOf,
-  mfnAt,
-  PGC_allocated,
-  PGC_count_mask,
-  PGC_static,
-  PGC_xen_heap,
-  SLOT_KIND_DEVICE,
-  SLOT_LIVE,
-} from "../shared/layout.ts";
+import { PGC_allocated, PGC_count_mask, PGC_static, PGC_xen_heap } from "../shared/frame-flags.ts";
+import { DOM, LINE, lineOf, mfnAt, SLOT_KIND_DEVICE, SLOT_LIVE } from "../shared/layout.ts";
 import { NOT_PRESENT, TLB_ENTRIES } from "../shared/limits.ts";
 import { formatHex } from "../shared/sizes.ts";
 import { domainWord, section } from "./dump-section.ts";

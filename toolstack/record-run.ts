@@ -8,14 +8,8 @@
 import { gzipSync } from "node:zlib";
 import type { Machine } from "../explore/state.ts";
 import { at } from "../shared/assert.ts";
-import {
-  type Layout,
-  LINE,
-  lineOf,
-  MACHINE,
-  PGC_state_free,
-  PGC_xen_heap,
-} from "../shared/layout.ts";
+import { PGC_state_free, PGC_xen_heap } from "../shared/frame-flags.ts";
+import { type Layout, LINE, lineOf, MACHINE } from "../shared/layout.ts";
 import { EVTCHN_FIFO_ARRAY_PAGES, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import type { Words } from "../shared/mem.ts";
 import * as records from "../shared/trace.ts";
