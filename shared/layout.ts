@@ -90,11 +90,10 @@ export const SLOT_KIND_CONTROL = 0;
 export const SLOT_KIND_VCPU = 1;
 export const SLOT_KIND_DEVICE = 2;
 
-/** What an address of a slot means: walk the table, is a machine frame already, goes nowhere, or is virtual (PV). */
+/** An address of a slot: walk the table; a frame already; blocked; bus mastering off; virtual (PV). */
 export const WALK_TABLE = 0;
 export const WALK_BARE = 1;
 export const WALK_BLOCKED = 2;
-/** The device cannot even ask: its bus mastering has been turned off. */
 export const WALK_OFF = 3;
 export const WALK_PV = 4;
 
@@ -338,7 +337,7 @@ export function layoutOf(model: MachineModel): Layout {
   };
 }
 
-/** Bytes of machine memory behind a layout. */
+/** Bytes of machine memory. */
 export const machineBytes = (layout: Layout): number => layout.frames * PAGE_SIZE;
 
 export const lineOf = (layout: Layout, slot: number): number => layout.lines + slot * LINE_WORDS;
