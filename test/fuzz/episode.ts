@@ -2,6 +2,7 @@
 
 import type { MachineImage } from "../../explore/image.ts";
 import { audit } from "../../hypervisor/audit.ts";
+import { scratchPages } from "../../hypervisor/iommu-context.ts";
 import { XEN_DOMCTL_destroydomain } from "../../shared/abi/domctl.ts";
 import { at } from "../../shared/assert.ts";
 import { MACHINE } from "../../shared/layout.ts";
@@ -48,7 +49,7 @@ export class Episode {
     const left = world.domains();
     if (left.length > 0) throw new Violation(`domain ${left.join(", ")} cannot be got rid of`);
     const free = at(xen.words, MACHINE.XEN_HEAP_FREE);
-    const all = xen.model.limits.xenHeapPages;
+    const all = xen.model.limits.xenHeapPages - scratchPages(xen);
     if (free !== all) throw new Violation(`${all - free} pages of the Xen heap are lost`);
     const findings = audit(xen);
     if (findings.length > 0) throw new Violation(findings.join("; "));

@@ -4,7 +4,7 @@
  * starts with a 2 MiB block and one is tiny; a raw device belongs to dom0 and another to a guest.
  */
 import { type MachineImage, machineImage } from "../../explore/image.ts";
-import type { DeviceModel, MachineModel } from "../../shared/machine.ts";
+import type { DeviceModel, IommuModel, MachineModel } from "../../shared/machine.ts";
 import { testDom0, testDomain, testModel } from "../hypervisor/harness.ts";
 
 const MIB = 1024 ** 2;
@@ -19,8 +19,17 @@ export type Hypervisor = MachineModel["hypervisor"];
 
 /** Kinds of arm64 machines; the kinds of x86 follow them. */
 const ARM64_SHAPES = 8;
+const X86_SHAPES = 4;
+/** Kinds of IOMMU that the architecture does not choose by itself; arm64 where it is said, else x86. */
+const IOMMUS: readonly (IommuModel & { readonly arch?: "arm64" })[] = [
+  { arch: "arm64", mode: "on", tables: "separate", invalidation: "queue" },
+  { arch: "arm64", mode: "on", iotlb: { entries: 4, flush: "lazy" }, quarantine: "scratch-page" },
+  { mode: "on", tables: "shared", quarantine: "off" },
+  { mode: "on", quarantine: "scratch-page", iotlb: { entries: 16, flush: "lazy" } },
+  { arch: "arm64", mode: "on", tables: "separate", iotlb: { entries: 1, flush: "strict" } },
+];
 /** Kinds of machine besides the choice of hypervisor; an episode takes the next one in turn. */
-export const SHAPES = ARM64_SHAPES + 4;
+export const SHAPES = ARM64_SHAPES + X86_SHAPES + IOMMUS.length;
 
 const device = (index: number, owner: string, behindIommu: boolean): DeviceModel => ({
   name: `raw${index}`,
@@ -36,8 +45,12 @@ const device = (index: number, owner: string, behindIommu: boolean): DeviceModel
 });
 
 export function fuzzModel(hypervisor: Hypervisor, shape: number): MachineModel {
-  const iommu = shape % 2 === 1;
-  const x86 = shape >= ARM64_SHAPES;
+  const { arch, ...own } = IOMMUS[shape - ARM64_SHAPES - X86_SHAPES] ?? {
+    arch: shape < ARM64_SHAPES ? "arm64" : undefined,
+    mode: shape % 2 === 1 ? "on" : "off",
+  };
+  const iommu = own.mode === "on";
+  const x86 = arch === undefined;
   const domains = [
     testDom0({
       memoryPages: 128,
@@ -72,7 +85,7 @@ export function fuzzModel(hypervisor: Hypervisor, shape: number): MachineModel {
   return testModel(domains, {
     arch: x86 ? "x86" : "arm64",
     banks: [{ base: 0x4000_0000, size: 6 * MIB }],
-    iommu: { mode: iommu ? "on" : "off" },
+    iommu: own,
     hypervisor,
     allocator: (shape & 2) === 0 ? "contiguous" : "scattered",
     ipaBits: (shape & 2) === 0 ? 40 : 44,

@@ -8,16 +8,26 @@ import {
 } from "../../hypervisor/event-ports.ts";
 import { domainField } from "../../hypervisor/xen.ts";
 import {
+  ASSIGN_DEV,
+  ASSIGN_FLAGS,
+  ASSIGN_PATH,
+  ASSIGN_PATH_SIZE,
+  ASSIGN_SBDF,
   DOMCTL_CMD,
   DOMCTL_DOMAIN,
   DOMCTL_SIZE,
   MAX_MEM_MAX_MEMKB,
+  XEN_DOMCTL_assign_device,
+  XEN_DOMCTL_DEV_DT,
+  XEN_DOMCTL_DEV_PCI,
+  XEN_DOMCTL_deassign_device,
   XEN_DOMCTL_destroydomain,
   XEN_DOMCTL_get_paging_mempool_size,
   XEN_DOMCTL_getdomaininfo,
   XEN_DOMCTL_max_mem,
   XEN_DOMCTL_pausedomain,
   XEN_DOMCTL_set_paging_mempool_size,
+  XEN_DOMCTL_test_assign_device,
   XEN_DOMCTL_unpausedomain,
 } from "../../shared/abi/domctl.ts";
 import {
@@ -31,6 +41,8 @@ import {
   EVTCHNOP_status,
 } from "../../shared/abi/event-channel.ts";
 import {
+  DOMID_INVALID,
+  DOMID_IO,
   DOMID_SELF,
   HVM_PARAM_INDEX,
   HVM_PARAM_SIZE,
@@ -185,7 +197,43 @@ export function otherCall(world: World, domid: DomId, draw: Draw): Call {
   }
 }
 
+const DEVICE_COMMANDS = [
+  XEN_DOMCTL_assign_device,
+  XEN_DOMCTL_test_assign_device,
+  XEN_DOMCTL_deassign_device,
+] as const;
+
+/** A device by its path or its function, mostly one that exists. */
+function assignCall(world: World, domid: DomId, draw: Draw): Call {
+  const at = new Structure(DOMCTL_SIZE);
+  const { model } = world.xen;
+  const device = draw.oneOf(model.devices);
+  const named = draw.once(8)
+    ? draw.oneOf([DOMID_IO, DOMID_INVALID])
+    : presentDomid(world.xen, draw);
+  at.u32(DOMCTL_CMD, draw.oneOf(DEVICE_COMMANDS)).u16(DOMCTL_DOMAIN, named);
+  at.u32(ASSIGN_DEV, model.arch === "x86" || draw.once(9) ? XEN_DOMCTL_DEV_PCI : XEN_DOMCTL_DEV_DT);
+  at.u32(ASSIGN_FLAGS, draw.once(9) ? draw.below(4) : 0);
+  const gaddr = anyAddress(world.xen, domid, draw, DOMCTL_SIZE);
+  if (model.arch === "x86") {
+    at.u32(ASSIGN_SBDF, draw.once(9) ? anyWord(draw) : device.streamId);
+    return { op: HYPERVISOR_domctl, args: [gaddr], memory: [{ gaddr, bytes: at.bytes }] };
+  }
+  const path = Uint8Array.from(`/${device.name}`, (letter) => letter.charCodeAt(0));
+  const place = anyAddress(world.xen, domid, draw, path.length);
+  at.u32(ASSIGN_PATH_SIZE, draw.once(9) ? anyWord(draw) : path.length).u64(ASSIGN_PATH, place);
+  return {
+    op: HYPERVISOR_domctl,
+    args: [gaddr],
+    memory: [
+      { gaddr: place, bytes: path },
+      { gaddr, bytes: at.bytes },
+    ],
+  };
+}
+
 function domctlCall(world: World, domid: DomId, draw: Draw): Call {
+  if (draw.once(3)) return assignCall(world, domid, draw);
   const at = new Structure(DOMCTL_SIZE);
   const gentle = [XEN_DOMCTL_pausedomain, XEN_DOMCTL_unpausedomain, XEN_DOMCTL_getdomaininfo];
   const cmd = draw.once(12)
@@ -224,6 +272,10 @@ export function controlCall(world: World, draw: Draw): Call {
       return control(CONTROL_DOMCTL, XEN_DOMCTL_max_mem, domid(), maxMemory(draw));
     case 8:
       if (draw.once(2)) return control(CONTROL_DOMCTL, draw.below(96), domid(), anyWord(draw));
+      if (draw.once(2)) {
+        const device = draw.below(3);
+        return control(CONTROL_DOMCTL, draw.oneOf(DEVICE_COMMANDS), domid(), device);
+      }
       return control(
         CONTROL_DOMCTL,
         draw.oneOf([XEN_DOMCTL_set_paging_mempool_size, XEN_DOMCTL_get_paging_mempool_size]),
