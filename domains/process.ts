@@ -100,6 +100,8 @@ export interface Process {
   scratchBytes: number;
   /** A fatal signal is pending: the next call, or one that waits interruptibly, ends the process. */
   killed: boolean;
+  /** Signal that ended it, 0 for an end of its own; undefined while it lives. */
+  exitSignal: number | undefined;
 }
 
 /** Where mappings begin; a number that no physical address here reaches. */
@@ -114,6 +116,7 @@ export const createProcess = (kernel: Kernel, name: string): Process => ({
   scratch: 0,
   scratchBytes: 0,
   killed: false,
+  exitSignal: undefined,
 });
 
 export const createFile = (ops: FileOps, data: unknown, flags: number): OpenFile => ({

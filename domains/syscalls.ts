@@ -17,7 +17,7 @@ import {
   PROT_WRITE,
 } from "../shared/abi/linux.ts";
 import { PAGE_SIZE } from "../shared/limits.ts";
-import { EBADF, EFAULT, EINVAL, ENOENT, ENOTTY } from "../shared/status.ts";
+import { EBADF, EFAULT, EINTR, EINVAL, ENOENT, ENOTTY } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
 import {
   copyToUser,
@@ -77,15 +77,16 @@ function* runToExit(process: Process, program: ProcessProgram): Program<number> 
     if (!(error instanceof ProcessKilled)) throw error;
     signal = error.signal;
   }
-  yield* exitProcess(process);
+  yield* exitProcess(process, signal);
   return signal;
 }
 
 /** do_exit: the address space first, then every file in order of its descriptor. */
-export function* exitProcess(process: Process): Program {
+function* exitProcess(process: Process, signal: number): Program {
   process.killed = true;
   yield* exitMmap(process);
   for (let fd = 0; fd < process.files.length; fd++) yield* closeFd(process, fd);
+  process.exitSignal = signal;
 }
 
 /** A fatal signal from outside. */
@@ -199,11 +200,18 @@ export function* sysFork(process: Process, program: ProcessProgram): Program<Pro
   child.scratchBytes = process.scratchBytes;
   const rc = yield* dupMmap(process, child);
   if (rc < 0) {
-    yield* exitProcess(child);
+    yield* exitProcess(child, SIGKILL);
     return rc;
   }
   spawn(process.kernel, child.name, ended(runToExit(child, program)));
   return child;
+}
+
+/** waitpid: the signal that ended a child, 0 for an end of its own; -EINTR when the waiting process is killed. */
+export function* sysWaitpid(process: Process, child: Process): Program<number> {
+  checkAlive(process);
+  yield* waitUntil(process.kernel, () => process.killed || child.exitSignal !== undefined);
+  return child.exitSignal ?? -EINTR;
 }
 
 function* ended(program: Program<number>): Program {

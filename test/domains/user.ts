@@ -29,6 +29,7 @@ export interface Front {
   readonly kernel: Kernel;
   readonly pages: readonly Pfn[];
   readonly refs: readonly number[];
+  readonly jobs: Program[];
 }
 
 export type UserTest = (file: UserFile, front: Front) => Program;
@@ -49,7 +50,8 @@ export function leftovers({ memory, user, events }: Kernel): Readonly<Record<str
     freePages: memory.pages.freeCount,
     // A section that was hot-added stays; what counts is what is handed out of it.
     poolBytes: chunks.reduce((sum, { start, end, avail }) => sum + end + 1 - start - avail, 0),
-    freeRefs: memory.grants.refs.freeCount,
+    // A table that has grown stays grown.
+    usedRefs: memory.grants.refs.size - memory.grants.refs.freeCount,
     deferred: memory.grants.deferred.length,
     foreign: memory.foreign.entries.length,
     ports: events.irqs.filter((info) => (info?.refcnt ?? 0) > 0).length,
@@ -71,8 +73,15 @@ export function withGrants(program: UserTest, options: UserOptions = {}): void {
       yield* storeWord(kernel.cpu, pageToPhys(page), 1000 + i);
       refs.push(yield* grantForeignAccess(kernel, BACK, page));
     }
-    shared.front = { kernel, pages, refs };
-    while (!shared.done) yield* rest(kernel);
+    const jobs: Program[] = [];
+    shared.front = { kernel, pages, refs, jobs };
+    while (!shared.done) {
+      yield* rest(kernel);
+      while (jobs[0] !== undefined) {
+        yield* jobs[0];
+        jobs.shift();
+      }
+    }
     for (const ref of refs) expect(yield* tryEndForeignAccess(kernel, GrantRef(ref))).toBe(1);
   }
   function* back(kernel: Kernel): Program {
@@ -97,6 +106,12 @@ export function withGrants(program: UserTest, options: UserOptions = {}): void {
   const run = runGuests(model, { front, back }, seed === undefined ? {} : { seed });
   expect(run.findings).toEqual([]);
   expect(shared.done).toBe(true);
+}
+
+/** Has the frontend's kernel run `job`, and waits for its end. */
+export function* inFront(process: Process, front: Front, job: Program): Program {
+  front.jobs.push(job);
+  while (front.jobs.length > 0) yield* rest(process.kernel);
 }
 
 /** A millisecond in which events and the kernel's other tasks come in. */
