@@ -46,13 +46,14 @@ import { takePort } from "./event-state.ts";
 import {
   allocPort,
   bindPort,
-  bindVirqPort,
   evtchnMakeRefcounted,
   evtchnMaxChannels,
   evtchnPut,
   maskPort,
   notifyPort,
+  requestIrq,
 } from "./events.ts";
+import { bindVirq as bindVirqCall } from "./hypercalls.ts";
 import { type Kernel, spawnDaemon, waitUntil } from "./kernel.ts";
 import { createFile, type FileOps, type OpenFile, type Process } from "./process.ts";
 import { structure } from "./structure.ts";
@@ -150,7 +151,9 @@ function* bindVirq(user: EvtchnUser, process: Process, argument: number): Progra
   const from = yield* structFromUser(process, argument, 4);
   if (from === undefined) return -EFAULT;
   const { view } = from;
-  return bindToUser(user, yield* bindVirqPort(user.kernel, view.getUint32(0, true), LATE));
+  // Straight to the hypervisor: a virtual interrupt that a driver here has bound is not lent.
+  const port = yield* bindVirqCall(user.kernel, view.getUint32(0, true));
+  return bindToUser(user, port < 0 ? port : yield* requestIrq(user.kernel, port, LATE));
 }
 
 /** The local port, or -EFAULT, -EACCES (restricted to another domain), or the hypervisor's refusal. */

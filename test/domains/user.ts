@@ -47,7 +47,8 @@ export interface UserOptions {
 export function leftovers({ memory, user, events }: Kernel): Readonly<Record<string, number>> {
   const chunks = memory.unpopulated.pool?.chunks ?? [];
   return {
-    freePages: memory.pages.freeCount,
+    // A page of event words stays with the kernel.
+    freePages: memory.pages.freeCount + events.arrayPages.length,
     // A section that was hot-added stays; what counts is what is handed out of it.
     poolBytes: chunks.reduce((sum, { start, end, avail }) => sum + end + 1 - start - avail, 0),
     // A table that has grown stays grown.
@@ -117,6 +118,8 @@ export function* inFront(process: Process, front: Front, job: Program): Program 
 /** A millisecond in which events and the kernel's other tasks come in. */
 export function* rest(kernel: Kernel): Program {
   yield* sleep(1);
+  // One turn takes the events in, and one lets whoever waits for them run.
+  yield* giveWay(kernel);
   yield* giveWay(kernel);
 }
 
