@@ -4,6 +4,13 @@
  * Behaviour: Xen tools/libs/gnttab/linux.c.
  */
 import {
+  DMA_HEAP_IOCTL_ALLOC,
+  HEAP_ALLOC_FD,
+  HEAP_ALLOC_FD_FLAGS,
+  HEAP_ALLOC_LEN,
+  HEAP_ALLOC_SIZE,
+} from "../shared/abi/dma-heap.ts";
+import {
   EXP_COUNT,
   EXP_DOMID,
   EXP_FD,
@@ -52,14 +59,23 @@ import {
   UNMAP_REFS_SIZE,
 } from "../shared/abi/gntdev.ts";
 import { GNTCOPY_dest_gref, GNTCOPY_source_gref } from "../shared/abi/grant.ts";
-import { MAP_SHARED, PROT_READ, PROT_WRITE } from "../shared/abi/linux.ts";
+import { MAP_SHARED, O_CLOEXEC, O_RDWR, PROT_READ, PROT_WRITE } from "../shared/abi/linux.ts";
 import { PAGE_SIZE } from "../shared/limits.ts";
 import type { Program } from "../shared/trap.ts";
 import type { GrantName } from "./gntdev-map.ts";
 import { getU64, setU64 } from "./hypercalls.ts";
 import type { Process } from "./process.ts";
 import { structure } from "./structure.ts";
-import { ioctlOn, stage, sysIoctl, sysMmap, sysMunmap, userLoad } from "./syscalls.ts";
+import {
+  ioctlOn,
+  stage,
+  sysClose,
+  sysIoctl,
+  sysMmap,
+  sysMunmap,
+  sysOpen,
+  userLoad,
+} from "./syscalls.ts";
 
 export const GNTDEV = "/dev/xen/gntdev";
 
@@ -239,4 +255,16 @@ export function* dmabufImpRelease(file: UserFile, fd: number): Program<number> {
   const { view } = args;
   view.setUint32(IMP_RELEASE_FD, fd, true);
   return yield* ioctlOn(file.process, file.fd, IOCTL_GNTDEV_DMABUF_IMP_RELEASE, args);
+}
+
+/** A buffer of contiguous RAM from the DMA heap, such as a display's: its descriptor. */
+export function* dmaHeapAlloc(process: Process, pages: number): Program<number> {
+  const heap = yield* sysOpen(process, "/dev/dma_heap/reserved");
+  if (heap < 0) return heap;
+  const args = structure(HEAP_ALLOC_SIZE);
+  setU64(args.view, HEAP_ALLOC_LEN, pages * PAGE_SIZE);
+  args.view.setUint32(HEAP_ALLOC_FD_FLAGS, O_RDWR | O_CLOEXEC, true);
+  const rc = yield* ioctlOn(process, heap, DMA_HEAP_IOCTL_ALLOC, args);
+  yield* sysClose(process, heap);
+  return rc < 0 ? rc : args.view.getUint32(HEAP_ALLOC_FD, true);
 }

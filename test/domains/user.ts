@@ -3,6 +3,7 @@
  * open. When both are over nothing may be left: every page and reference of the backend is where it was.
  */
 import { expect } from "vitest";
+import { type DmaBuf, dmaBufGet } from "../../domains/dma-buf.ts";
 import { gntdevOf } from "../../domains/gntdev.ts";
 import type { Gntdev } from "../../domains/gntdev-state.ts";
 import { grantForeignAccess, tryEndForeignAccess } from "../../domains/grant-table.ts";
@@ -148,4 +149,11 @@ export function* staged(process: Process, ...words: number[]): Program<number> {
   const view = new DataView(new ArrayBuffer(words.length * 4));
   for (const [i, word] of words.entries()) view.setUint32(i * 4, word, true);
   return yield* stage(process, new Uint8Array(view.buffer));
+}
+
+/** The buffer behind a descriptor, with one more user. */
+export function bufferAt(process: Process, fd: number): DmaBuf {
+  const buf = dmaBufGet(process, fd);
+  if (typeof buf === "number") throw new Error(`no buffer: ${buf}`);
+  return buf;
 }
