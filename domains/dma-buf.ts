@@ -13,7 +13,8 @@ import { EBADF, EBUSY, EINVAL, ENOMEM } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
 import { type DmaAddress, Gaddr, type Pfn } from "../shared/units.ts";
 import { insertPages } from "./address-space.ts";
-import { type DmaMapping, dmaMapEntries, dmaUnmapWithoutSync, type SgEntry } from "./dma.ts";
+import type { SgEntry } from "./biomerge.ts";
+import { type DmaMapping, dmaMapEntries, dmaUnmapWithoutSync } from "./dma.ts";
 import { DMA_NONE, type DmaDevice, type DmaDirection } from "./dma-device.ts";
 import type { Kernel } from "./kernel.ts";
 import { pageToPhys } from "./pages.ts";
@@ -125,7 +126,7 @@ export function* dmaBufMapAttachment(
     return attachment.mapping.direction === direction ? attachment.mapping : -EBUSY;
   }
   const entries = sgAllocTableFromPages(buf, maxSegmentBytes);
-  const mapping = yield* dmaMapEntries(buf.kernel, device, entries, direction);
+  const mapping = yield* dmaMapEntries(buf.kernel, device, entries, direction, "skip-cpu-sync");
   if (typeof mapping === "number") return -ENOMEM;
   attachment.mapping = mapping;
   return mapping;

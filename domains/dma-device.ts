@@ -9,7 +9,7 @@ import type { BootDevice, DmaRange } from "../shared/machine.ts";
 import { DmaAddress, Gaddr } from "../shared/units.ts";
 
 /** Which dma_map_ops a device has. */
-export type DmaOps = "dma-direct" | "swiotlb-xen";
+export type DmaOps = "dma-direct" | "swiotlb-xen" | "grant-dma";
 
 /** All ones: the DMA address that says "no". */
 export const DMA_MAPPING_ERROR: DmaAddress = DmaAddress(2 ** 64);
@@ -19,6 +19,15 @@ export const DMA_TO_DEVICE = 1;
 export const DMA_FROM_DEVICE = 2;
 export const DMA_NONE = 3;
 export type DmaDirection = 0 | 1 | 2 | 3;
+
+/** What grant-dma knows of one device (struct xen_grant_dma_data). */
+export interface GrantDmaData {
+  readonly backendDomid: number;
+  broken: boolean;
+}
+
+/** DMA_ATTR_SKIP_CPU_SYNC leaves the caches to whoever maps the buffer. */
+export type DmaAttrs = "sync" | "skip-cpu-sync";
 
 /** What the DMA layer knows of a device (struct device). */
 export interface DmaDevice {

@@ -33,7 +33,7 @@ export function* dmaDirectMapPage(
   size: number,
 ): Program<DmaAddress> {
   const dma = physToDma(device, phys);
-  if (dmaCapable(device, dma, size)) return dma;
+  if (!kernel.boot.kernel.swiotlbForce && dmaCapable(device, dma, size)) return dma;
   const bounce = yield* swiotlbTblMapSingle(kernel, phys, size);
   if (bounce === undefined) return DMA_MAPPING_ERROR;
   const bounced = physToDma(device, bounce);

@@ -1,7 +1,8 @@
 /**
  * The DMA mapping interface of a kernel: which operations its devices have, and a buffer of pages mapped for one.
  *
- * Rules: devices of a direct-mapped domain get swiotlb-xen, all others dma-direct; an IOMMU that Xen owns is
+ * Rules: devices of a direct-mapped domain get swiotlb-xen, all others dma-direct; a device that was never configured
+ * from the device tree has dma-direct, a virtio device whose node says so grant-dma. An IOMMU that Xen owns is
  * invisible here. A buffer is mapped as one scatter entry a page; segments are the runs that turn out consecutive on
  * the bus. If any entry cannot be mapped, none is, and the answer is DMA_MAPPING_ERROR.
  * Behaviour: Linux kernel/dma/mapping.c, arch/arm64/mm/dma-mapping.c, arch/arm/xen/mm.c (xen_mm_init).
@@ -9,29 +10,46 @@
 import { item } from "../shared/assert.ts";
 import { PAGE_SIZE } from "../shared/limits.ts";
 import type { BootDevice } from "../shared/machine.ts";
-import { ENOSYS } from "../shared/status.ts";
+import { EIO, ENOSYS } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
 import type { DmaAddress, Gaddr, Pfn } from "../shared/units.ts";
+import { mergeBioVectors, type SgEntry } from "./biomerge.ts";
 import {
   DMA_BIDIRECTIONAL,
+  DMA_FROM_DEVICE,
   DMA_MAPPING_ERROR,
   DMA_TO_DEVICE,
+  type DmaAttrs,
   type DmaDevice,
   type DmaDirection,
   type DmaOps,
+  dmaBitMask,
   dmaDeviceOf,
   dmaToPhys,
 } from "./dma-device.ts";
 import { dmaDirectMapPage, dmaDirectUnmapPage } from "./dma-direct.ts";
 import { cacheFlush } from "./grant-calls.ts";
+import { xenGrantDmaMapPage, xenGrantDmaUnmapPage } from "./grant-dma-ops.ts";
 import type { Kernel } from "./kernel.ts";
 import { pageToPhys } from "./pages.ts";
-import { swiotlbSyncForCpu } from "./swiotlb.ts";
-import { createSwiotlbPool, isSwiotlbBuffer } from "./swiotlb-pool.ts";
-import { xenSwiotlbMapPage, xenSwiotlbUnmapPage } from "./swiotlb-xen.ts";
+import { swiotlbSyncForCpu, swiotlbSyncForDevice } from "./swiotlb.ts";
+import { createSwiotlbPool, IO_TLB_SEGSIZE, IO_TLB_SIZE, isSwiotlbBuffer } from "./swiotlb-pool.ts";
+import {
+  xenSwiotlbDmaSupported,
+  xenSwiotlbMapPage,
+  xenSwiotlbSyncForCpu,
+  xenSwiotlbSyncForDevice,
+  xenSwiotlbUnmapPage,
+} from "./swiotlb-xen.ts";
 
 /** The function whose value a device is programmed with. */
-export type DmaMaker = "xen_phys_to_dma" | "phys_to_dma" | "swiotlb bounce";
+export type DmaMaker = "xen_phys_to_dma" | "phys_to_dma" | "grant_to_dma" | "swiotlb bounce";
+
+const MAKERS: Readonly<Record<DmaOps, DmaMaker>> = {
+  "swiotlb-xen": "xen_phys_to_dma",
+  "dma-direct": "phys_to_dma",
+  "grant-dma": "grant_to_dma",
+};
 
 /** A run of bytes that is consecutive on the bus. */
 export interface DmaSegment {
@@ -55,6 +73,8 @@ export interface DmaMapping {
 export interface DmaRequest {
   readonly direction?: DmaDirection;
   readonly lengthBytes?: number;
+  /** `block`: pages are joined to larger entries as the block layer joins bio vectors. */
+  readonly merge?: "none" | "block";
 }
 
 /** Makes the bounce pool and, for swiotlb-xen, asks whether Xen offers cache_flush. */
@@ -68,17 +88,23 @@ export function* initDma(kernel: Kernel): Program {
 /** get_dma_ops: a device that was never configured from the device tree has dma-direct in every kernel. */
 const opsOf = (kernel: Kernel, device: DmaDevice): DmaOps => device.ops ?? kernel.memory.dma.ops;
 
-/** dma_map_page with the operations of this kernel's devices. */
+/** dma_map_page with the operations of the device. DMA_MAPPING_ERROR: refused. */
 export function* dmaMapPage(
   kernel: Kernel,
   device: DmaDevice,
   phys: Gaddr,
   size: number,
   direction: DmaDirection,
+  attrs: DmaAttrs = "sync",
 ): Program<DmaAddress> {
-  return opsOf(kernel, device) === "swiotlb-xen"
-    ? yield* xenSwiotlbMapPage(kernel, device, phys, size, direction)
-    : yield* dmaDirectMapPage(kernel, device, phys, size);
+  switch (opsOf(kernel, device)) {
+    case "swiotlb-xen":
+      return yield* xenSwiotlbMapPage(kernel, device, phys, size, direction, attrs);
+    case "grant-dma":
+      return yield* xenGrantDmaMapPage(kernel, device, phys, size, direction);
+    case "dma-direct":
+      return yield* dmaDirectMapPage(kernel, device, phys, size);
+  }
 }
 
 /** dma_unmap_page. */
@@ -89,12 +115,37 @@ export function* dmaUnmapPage(
   size: number,
   direction: DmaDirection,
 ): Program {
-  if (opsOf(kernel, device) === "swiotlb-xen") {
-    yield* xenSwiotlbUnmapPage(kernel, device, dma, size, direction);
-  } else {
-    yield* dmaDirectUnmapPage(kernel, device, dma, size, direction);
+  switch (opsOf(kernel, device)) {
+    case "swiotlb-xen":
+      yield* xenSwiotlbUnmapPage(kernel, device, dma, size, direction);
+      return;
+    case "grant-dma":
+      yield* xenGrantDmaUnmapPage(kernel, device, dma, size);
+      return;
+    case "dma-direct":
+      yield* dmaDirectUnmapPage(kernel, device, dma, size, direction);
   }
 }
+
+/** dma_supported: whether the device's operations can serve it with that mask. dma_set_mask answers -EIO otherwise. */
+export function dmaSupported(kernel: Kernel, device: DmaDevice, mask: number): boolean {
+  switch (opsOf(kernel, device)) {
+    case "swiotlb-xen":
+      return xenSwiotlbDmaSupported(kernel, device, mask);
+    case "grant-dma":
+      return mask === dmaBitMask(64);
+    case "dma-direct":
+      return mask >= dmaBitMask(32);
+  }
+}
+
+/** dma_set_mask: the device with another mask, or -EIO. */
+export const dmaSetMask = (kernel: Kernel, device: DmaDevice, mask: number): DmaDevice | number =>
+  dmaSupported(kernel, device, mask) ? { ...device, mask } : -EIO;
+
+/** dma_max_mapping_size: what one mapping may have in every case; a bounce buffer holds no more. */
+export const dmaMaxMappingSize = (kernel: Kernel, device: DmaDevice): number =>
+  opsOf(kernel, device) === "swiotlb-xen" ? IO_TLB_SIZE * IO_TLB_SEGSIZE : Number.POSITIVE_INFINITY;
 
 /** Runs of entries that are consecutive on the bus. */
 export function segmentsOf(
@@ -112,12 +163,6 @@ export function segmentsOf(
   return segments;
 }
 
-/** One entry of a scatter list: a run of physical memory. */
-export interface SgEntry {
-  readonly phys: Gaddr;
-  readonly length: number;
-}
-
 /** dma_map_sg of a buffer of pages for one device. DMA_MAPPING_ERROR: refused, nothing is mapped. */
 export function* dmaMap(
   kernel: Kernel,
@@ -132,7 +177,9 @@ export function* dmaMap(
     entries.push({ phys: pageToPhys(item(pages, i)), length });
   }
   const direction = request.direction ?? DMA_BIDIRECTIONAL;
-  return yield* dmaMapEntries(kernel, dmaDeviceOf(bootDevice), entries, direction);
+  const list =
+    request.merge === "block" ? mergeBioVectors(kernel.memory.foreign, entries) : entries;
+  return yield* dmaMapEntries(kernel, dmaDeviceOf(bootDevice), list, direction);
 }
 
 /** dma_map_sg: every entry, each alone. DMA_MAPPING_ERROR: refused, nothing is mapped. */
@@ -141,12 +188,13 @@ export function* dmaMapEntries(
   device: DmaDevice,
   entries: readonly SgEntry[],
   direction: DmaDirection,
+  attrs: DmaAttrs = "sync",
 ): Program<DmaMapping | typeof DMA_MAPPING_ERROR> {
   const addresses: DmaAddress[] = [];
   const lengths: number[] = [];
   let bounced = 0;
   for (const { phys, length } of entries) {
-    const dma = yield* dmaMapPage(kernel, device, phys, length, direction);
+    const dma = yield* dmaMapPage(kernel, device, phys, length, direction, attrs);
     if (dma === DMA_MAPPING_ERROR) {
       for (let j = 0; j < addresses.length; j++) {
         // What was mapped so far is given back without a copy: no device has seen it.
@@ -158,7 +206,7 @@ export function* dmaMapEntries(
     addresses.push(dma);
     lengths.push(length);
   }
-  const maker = opsOf(kernel, device) === "swiotlb-xen" ? "xen_phys_to_dma" : "phys_to_dma";
+  const maker = MAKERS[opsOf(kernel, device)];
   return {
     device,
     direction,
@@ -186,12 +234,29 @@ export function* dmaUnmap(kernel: Kernel, mapping: DmaMapping): Program {
 
 /** dma_sync_sg_for_cpu: what the device has written so far is with the CPU; the mapping stays. */
 export function* dmaSyncForCpu(kernel: Kernel, mapping: DmaMapping): Program {
-  const pool = kernel.memory.dma.swiotlb;
-  if (pool === undefined || mapping.direction === DMA_TO_DEVICE) return;
+  const { device, direction } = mapping;
   for (let i = 0; i < mapping.addresses.length; i++) {
-    const phys = dmaToPhys(mapping.device, item(mapping.addresses, i));
-    if (!isSwiotlbBuffer(pool, phys)) continue;
-    yield* swiotlbSyncForCpu(kernel, phys, item(mapping.lengths, i));
+    const dma = item(mapping.addresses, i);
+    const length = item(mapping.lengths, i);
+    if (opsOf(kernel, device) === "swiotlb-xen") {
+      yield* xenSwiotlbSyncForCpu(kernel, device, dma, length, direction);
+    } else if (isBounced(kernel, device, dma) && direction !== DMA_TO_DEVICE) {
+      yield* swiotlbSyncForCpu(kernel, dmaToPhys(device, dma), length);
+    }
+  }
+}
+
+/** dma_sync_sg_for_device: what the CPU has written since is with the device; the mapping stays. */
+export function* dmaSyncForDevice(kernel: Kernel, mapping: DmaMapping): Program {
+  const { device, direction } = mapping;
+  for (let i = 0; i < mapping.addresses.length; i++) {
+    const dma = item(mapping.addresses, i);
+    const length = item(mapping.lengths, i);
+    if (opsOf(kernel, device) === "swiotlb-xen") {
+      yield* xenSwiotlbSyncForDevice(kernel, device, dma, length, direction);
+    } else if (isBounced(kernel, device, dma) && direction !== DMA_FROM_DEVICE) {
+      yield* swiotlbSyncForDevice(kernel, dmaToPhys(device, dma), length);
+    }
   }
 }
 

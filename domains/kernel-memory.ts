@@ -8,7 +8,7 @@
  */
 import type { Range, UnpopulatedAlloc } from "../shared/machine.ts";
 import type { Pfn } from "../shared/units.ts";
-import type { DmaOps } from "./dma-device.ts";
+import type { DmaOps, GrantDmaData } from "./dma-device.ts";
 import type { ForeignP2m } from "./foreign-p2m.ts";
 import type { GenPool } from "./gen-pool.ts";
 import type { GrantRefs } from "./grant-refs.ts";
@@ -98,6 +98,8 @@ export interface GrantTable {
 export interface DmaState {
   /** Of the devices that this kernel configures. */
   readonly ops: DmaOps;
+  /** By name of the device: those whose DMA addresses are grants. */
+  readonly grantDma: Map<string, GrantDmaData>;
   swiotlb: SwiotlbPool | undefined;
   /** Whether Xen offers GNTTABOP_cache_flush: foreign pages of a device that is not coherent need it. */
   cacheFlush: boolean;

@@ -14,6 +14,7 @@ import {
 import { item } from "../shared/assert.ts";
 import { PAGE_SHIFT } from "../shared/limits.ts";
 import type { BootInfo, Range } from "../shared/machine.ts";
+import type { DmaOps } from "./dma-device.ts";
 import type { FaultPoints } from "./fault-points.ts";
 import { createForeignP2m } from "./foreign-p2m.ts";
 import { genPoolCreate } from "./gen-pool.ts";
@@ -77,6 +78,12 @@ function createBalloon(ramPages: number): BalloonStats {
   };
 }
 
+/** The operations of devices that the device tree configures: as the kernel detects, or as it is told to. */
+function dmaOpsOf({ kernel }: BootInfo, features: number): DmaOps {
+  if (kernel.dmaOps !== "detect") return kernel.dmaOps;
+  return xenSwiotlbDetect(features) ? "swiotlb-xen" : "dma-direct";
+}
+
 /** The memory of a kernel at the beginning of its boot. `features`: XENVER_get_features, submap 0. */
 export function createKernelMemory(
   boot: BootInfo,
@@ -104,7 +111,8 @@ export function createKernelMemory(
       callbacks: [],
     },
     dma: {
-      ops: xenSwiotlbDetect(features) ? "swiotlb-xen" : "dma-direct",
+      ops: dmaOpsOf(boot, features),
+      grantDma: new Map(),
       swiotlb: undefined,
       cacheFlush: false,
     },

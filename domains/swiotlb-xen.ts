@@ -17,6 +17,7 @@ import {
   DMA_MAPPING_ERROR,
   DMA_NONE,
   DMA_TO_DEVICE,
+  type DmaAttrs,
   type DmaDevice,
   type DmaDirection,
   dmaCapable,
@@ -27,8 +28,13 @@ import { bfnToPfn, pfnToBfn } from "./foreign-p2m.ts";
 import { cacheFlush } from "./grant-calls.ts";
 import type { Kernel } from "./kernel.ts";
 import { pfnValid } from "./pages.ts";
-import { swiotlbTblMapSingle, swiotlbTblUnmapSingle } from "./swiotlb.ts";
-import { isSwiotlbBuffer } from "./swiotlb-pool.ts";
+import {
+  swiotlbSyncForCpu,
+  swiotlbSyncForDevice,
+  swiotlbTblMapSingle,
+  swiotlbTblUnmapSingle,
+} from "./swiotlb.ts";
+import { IO_TLB_SIZE, isSwiotlbBuffer } from "./swiotlb-pool.ts";
 
 const frameOf = (address: number): Pfn => Pfn(Math.floor(address / PAGE_SIZE));
 
@@ -95,10 +101,12 @@ export function* xenSwiotlbMapPage(
   phys: Gaddr,
   size: number,
   direction: DmaDirection,
+  attrs: DmaAttrs = "sync",
 ): Program<DmaAddress> {
   bugOn(direction === DMA_NONE, "a DMA mapping has a direction");
   let dma = xenPhysToDma(kernel, device, phys);
   const direct =
+    !kernel.boot.kernel.swiotlbForce &&
     dmaCapable(device, dma, size) &&
     !rangeStraddlesPageBoundary(kernel, phys, size) &&
     !xenArchNeedSwiotlb(kernel, device, phys, dma);
@@ -112,11 +120,76 @@ export function* xenSwiotlbMapPage(
       return DMA_MAPPING_ERROR;
     }
   }
-  if (!device.coherent && !isLocal(kernel, device, dma)) {
-    const op = direction === DMA_FROM_DEVICE ? GNTTAB_CACHE_INVAL : GNTTAB_CACHE_CLEAN;
-    yield* maintain(kernel, device, dma, size, op);
-  }
+  if (attrs === "sync") yield* cachesForDevice(kernel, device, dma, size, direction);
   return dma;
+}
+
+/** xen_dma_sync_for_device: a page of the kernel's own needs no hypercall. */
+function* cachesForDevice(
+  kernel: Kernel,
+  device: DmaDevice,
+  dma: DmaAddress,
+  size: number,
+  direction: DmaDirection,
+): Program {
+  if (device.coherent || isLocal(kernel, device, dma)) return;
+  const op = direction === DMA_FROM_DEVICE ? GNTTAB_CACHE_INVAL : GNTTAB_CACHE_CLEAN;
+  yield* maintain(kernel, device, dma, size, op);
+}
+
+/** xen_dma_sync_for_cpu: what a device has only read is in the caches as it was. */
+function* cachesForCpu(
+  kernel: Kernel,
+  device: DmaDevice,
+  dma: DmaAddress,
+  size: number,
+  direction: DmaDirection,
+): Program {
+  if (device.coherent || direction === DMA_TO_DEVICE || isLocal(kernel, device, dma)) return;
+  yield* maintain(kernel, device, dma, size, GNTTAB_CACHE_INVAL);
+}
+
+/** Where a DMA address lies in the bounce buffer; undefined: it was mapped directly. */
+function bounceOf(kernel: Kernel, device: DmaDevice, dma: DmaAddress): Gaddr | undefined {
+  const paddr = xenDmaToPhys(device, dma);
+  const pool = kernel.memory.dma.swiotlb;
+  return pool !== undefined && isSwiotlbBuffer(pool, paddr) ? paddr : undefined;
+}
+
+/** xen_swiotlb_sync_single_for_cpu: caches first, then the copy. */
+export function* xenSwiotlbSyncForCpu(
+  kernel: Kernel,
+  device: DmaDevice,
+  dma: DmaAddress,
+  size: number,
+  direction: DmaDirection,
+): Program {
+  yield* cachesForCpu(kernel, device, dma, size, direction);
+  const bounce = bounceOf(kernel, device, dma);
+  if (bounce !== undefined && direction !== DMA_TO_DEVICE)
+    yield* swiotlbSyncForCpu(kernel, bounce, size);
+}
+
+/** xen_swiotlb_sync_single_for_device: the copy first, then caches. */
+export function* xenSwiotlbSyncForDevice(
+  kernel: Kernel,
+  device: DmaDevice,
+  dma: DmaAddress,
+  size: number,
+  direction: DmaDirection,
+): Program {
+  const bounce = bounceOf(kernel, device, dma);
+  if (bounce !== undefined && direction !== DMA_FROM_DEVICE)
+    yield* swiotlbSyncForDevice(kernel, bounce, size);
+  yield* cachesForDevice(kernel, device, dma, size, direction);
+}
+
+/** xen_swiotlb_dma_supported: whether a device with that mask reaches the end of the bounce pool. */
+export function xenSwiotlbDmaSupported(kernel: Kernel, device: DmaDevice, mask: number): boolean {
+  const pool = kernel.memory.dma.swiotlb;
+  if (pool === undefined) return true;
+  const end = Gaddr(pool.start + pool.slots * IO_TLB_SIZE - 1);
+  return xenPhysToDma(kernel, device, end) <= mask;
 }
 
 /** xen_swiotlb_unmap_page: the bus address is all it knows. */
@@ -128,14 +201,9 @@ export function* xenSwiotlbUnmapPage(
   direction: DmaDirection,
 ): Program {
   bugOn(direction === DMA_NONE, "a DMA mapping has a direction");
-  if (!device.coherent && direction !== DMA_TO_DEVICE && !isLocal(kernel, device, dma)) {
-    yield* maintain(kernel, device, dma, size, GNTTAB_CACHE_INVAL);
-  }
-  const paddr = xenDmaToPhys(device, dma);
-  const pool = kernel.memory.dma.swiotlb;
-  if (pool !== undefined && isSwiotlbBuffer(pool, paddr)) {
-    yield* swiotlbTblUnmapSingle(kernel, paddr, size, direction);
-  }
+  yield* cachesForCpu(kernel, device, dma, size, direction);
+  const bounce = bounceOf(kernel, device, dma);
+  if (bounce !== undefined) yield* swiotlbTblUnmapSingle(kernel, bounce, size, direction);
 }
 
 /** xen_dma_to_phys: for a foreign page the machine address, since bfn_to_pfn is the identity. */

@@ -53,6 +53,12 @@ export function* swiotlbTblUnmapSingle(
   releaseSlots(pool, bounce);
 }
 
+/** swiotlb_sync_single_for_device: copies what the CPU has written since to the slots. */
+export function* swiotlbSyncForDevice(kernel: Kernel, bounce: Gaddr, size: number): Program {
+  const pool = kernel.memory.dma.swiotlb;
+  if (pool !== undefined) yield* copyPhys(kernel, bounce, originalOf(pool, bounce), size);
+}
+
 /** swiotlb_sync_single_for_cpu: copies back what the device wrote; the slots stay taken. */
 export function* swiotlbSyncForCpu(kernel: Kernel, bounce: Gaddr, size: number): Program {
   const pool = kernel.memory.dma.swiotlb;

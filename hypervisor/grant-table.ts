@@ -107,6 +107,7 @@ export function grantTableOp(
     case GNTTABOP_swap_grant_ref:
       return swapGrantRefs(xen, caller, uop, count | 0);
     case GNTTABOP_cache_flush:
+      if (xen.model.lacks?.includes("cache_flush") === true) return -ENOSYS;
       return cacheFlush(xen, caller, uop, count | 0, opaque);
     case GNTTABOP_transfer:
       // Only a PV guest can have a page taken out of its address space.

@@ -120,5 +120,7 @@ function featuresOf(xen: Xen, domid: DomId): number {
     (1 << XENFEAT_memory_op_vnode_supported) |
     (1 << XENFEAT_ARM_SMCCC_supported);
   const dom0 = hasFlag(xen, domid, CDF_hardware) ? 1 << XENFEAT_dom0 : 0;
-  return always | dom0 | (1 << mapped);
+  // An old Xen says neither: its dom0 is direct-mapped, and no other domain is.
+  const mapping = xen.model.lacks?.includes("mapping_features") === true ? 0 : 1 << mapped;
+  return always | dom0 | mapping;
 }

@@ -5,7 +5,15 @@
  */
 import { item } from "./assert.ts";
 import { PAGE_SIZE } from "./limits.ts";
-import type { BootDevice, BootInfo, DeviceModel, MachineModel, Range } from "./machine.ts";
+import type {
+  BootDevice,
+  BootInfo,
+  BootVirtio,
+  DeviceModel,
+  MachineModel,
+  Range,
+  VirtioModel,
+} from "./machine.ts";
 
 /** The memory map, devices and own id of domain `index` of the model, which has been given id `domid`. */
 export function bootInfoOf(model: MachineModel, index: number, domid: number): BootInfo {
@@ -21,8 +29,16 @@ export function bootInfoOf(model: MachineModel, index: number, domid: number): B
     grantTableGfn: domain.grantTableGfn,
     extendedRegions: domain.extendedRegions,
     devices: model.devices.filter((device) => device.owner === domain.name).map(bootDeviceOf),
+    virtio: (domain.virtio ?? []).map((virtio) => bootVirtioOf(model, virtio)),
     kernel: domain.kernel,
   };
+}
+
+/** Domains that are created at boot are numbered in the order of the model. */
+function bootVirtioOf(model: MachineModel, { name, backend, iommus }: VirtioModel): BootVirtio {
+  if (iommus === undefined) return { name };
+  const domid = model.domains.filter((one) => one.atBoot).findIndex((one) => one.name === backend);
+  return { name, iommus: { compatible: iommus, cells: [domid] } };
 }
 
 /** The registers lie at the same guest address as at the machine's. */

@@ -94,6 +94,17 @@ export interface KernelOptions {
   readonly swiotlbForce: boolean;
   readonly dmaOps: DmaOpsChoice;
   readonly eventAbi: EventAbi;
+  /** A virtio device without a binding grants to dom0 (Linux: CONFIG_XEN_VIRTIO_FORCE_GRANT). */
+  readonly virtioForceGrant: boolean;
+}
+
+/** A paravirtualised device of a domain: another domain stands behind it, or nobody says who. */
+export interface VirtioModel {
+  readonly name: string;
+  /** Name of the domain that serves it. */
+  readonly backend: string;
+  /** Compatible of the node that its `iommus` property points to; absent: it has none. */
+  readonly iommus?: string;
 }
 
 export interface DomainModel {
@@ -129,6 +140,7 @@ export interface DomainModel {
   readonly grantTableGfn: number;
   /** Guest-physical ranges with nothing behind them, announced to the kernel. */
   readonly extendedRegions: readonly Range[];
+  readonly virtio?: readonly VirtioModel[];
   readonly kernel: KernelOptions;
   /** "none": the domain builder makes no store page, grant and port, as for a domain that Xen itself creates (dom0less). */
   readonly store?: "none";
@@ -161,6 +173,11 @@ export interface IommuModel {
   readonly iotlb?: { readonly entries: number; readonly flush: "strict" | "lazy" | "never" };
 }
 
+/**
+ * What an old Xen lacks: GNTTABOP_cache_flush, or the feature bits that tell a domain whether it is direct-mapped.
+ */
+export type XenLack = "cache_flush" | "mapping_features";
+
 export interface MachineModel {
   /** Which differences of Xen apply (hypervisor/profile.ts). Tables have the same form on both. */
   readonly arch: "arm64" | "x86";
@@ -174,6 +191,8 @@ export interface MachineModel {
   readonly ipaBits: 40 | 44;
   /** `strict` refuses what the recorded Xen lets through (recorded.md 12). */
   readonly hypervisor: "faithful" | "strict";
+  /** What this Xen does not have yet; absent: it lacks nothing. */
+  readonly lacks?: readonly XenLack[];
   readonly xsm: "dummy" | "silo";
   readonly devices: readonly DeviceModel[];
   /** dom0 first. */
@@ -193,7 +212,15 @@ export interface BootInfo {
   readonly extendedRegions: readonly Range[];
   /** Devices handed over: register page and interrupt, as `iomem=` and `irqs=` do. */
   readonly devices: readonly BootDevice[];
+  readonly virtio: readonly BootVirtio[];
   readonly kernel: KernelOptions;
+}
+
+/** A virtio device as its node describes it. */
+export interface BootVirtio {
+  readonly name: string;
+  /** Where `iommus` points, and the cells that follow the phandle: of xen,grant-dma the backend's id. */
+  readonly iommus?: { readonly compatible: string; readonly cells: readonly number[] };
 }
 
 export interface BootDevice {

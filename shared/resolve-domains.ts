@@ -20,6 +20,7 @@ import type {
   MachineModel,
   Range,
 } from "./machine.ts";
+import { unknownName } from "./nearest.ts";
 import {
   CHUNK_BYTES,
   checkStatic,
@@ -88,7 +89,8 @@ export function resolveDomains<Kernel>(
   around: Surroundings,
   heapPages: number | undefined,
 ): PlacedDomains {
-  const drafts = ordered.map(([name, spec]) => draftOf(name, spec, around));
+  const names = ordered.map(([name]) => name);
+  const drafts = ordered.map(([name, spec]) => draftOf(name, spec, around, names));
   const xenHeapPages = heapPages ?? heapFor(drafts, around);
   const heap = xenHeapRange(around.arch, around.banks, xenHeapPages);
   const firstBank = around.banks[0]?.size ?? 0;
@@ -110,7 +112,12 @@ export function resolveDomains<Kernel>(
 }
 
 /** Everything about a domain but where its regions lie. */
-function draftOf<Kernel>(name: string, spec: DomainSpec<Kernel>, around: Surroundings): Draft {
+function draftOf<Kernel>(
+  name: string,
+  spec: DomainSpec<Kernel>,
+  around: Surroundings,
+  names: readonly string[],
+): Draft {
   const path = `domains.${name}`;
   const isDom0 = spec.kind === "dom0";
   const staticMemory = staticOf(name, spec);
@@ -130,6 +137,7 @@ function draftOf<Kernel>(name: string, spec: DomainSpec<Kernel>, around: Surroun
     runs,
     ...limits,
     ...grantVersionOf(path, spec, around.arch),
+    ...virtioOf(path, spec.virtio, names),
     staticMemory,
     ramGfn:
       parseAligned(`${path}.ramBase`, spec.ramBase ?? RAM_BASE[around.arch], PAGE_SIZE) / PAGE_SIZE,
@@ -191,6 +199,23 @@ function domainLimits<Kernel>(
   checkCount(`${path}.maxEvtchnPort`, limits.maxEvtchnPort, 1, EVTCHN_FIFO_PORTS - 1);
   checkCount(`${path}.p2mPoolPages`, limits.p2mPoolPages, 0, 2 ** 20);
   return limits;
+}
+
+/** Virtio devices of a domain; who serves one must be a domain of the machine. */
+function virtioOf(
+  path: string,
+  spec: DomainSpec<unknown>["virtio"],
+  names: readonly string[],
+): Pick<DomainModel, "virtio"> {
+  if (spec === undefined) return {};
+  const virtio = Object.entries(spec).map(([name, device]) => {
+    if (!names.includes(device.backend)) {
+      const message = unknownName("domain", device.backend, names);
+      throw new ScenarioError(`${path}.virtio.${name}.backend`, message);
+    }
+    return { name, ...device };
+  });
+  return { virtio };
 }
 
 function pagesOf<Kernel>(

@@ -143,6 +143,7 @@ export function modelOf<Kernel>(spec: Scenario<Kernel>, seed: number): MachineMo
     allocator: machine.allocator ?? "scattered",
     ipaBits,
     hypervisor: machine.hypervisor ?? "faithful",
+    ...(machine.lacks === undefined ? {} : { lacks: machine.lacks }),
     xsm: machine.xsm ?? "dummy",
     devices: withWindows(devices, spec.devices ?? {}, top),
     domains: placed.domains,

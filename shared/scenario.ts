@@ -57,6 +57,8 @@ export interface MachineSpec {
   readonly allocator?: MachineModel["allocator"];
   readonly ipaBits?: 40 | 44;
   readonly hypervisor?: MachineModel["hypervisor"];
+  /** What an old Xen does not have. */
+  readonly lacks?: MachineModel["lacks"];
   readonly xsm?: MachineModel["xsm"];
   readonly xenHeap?: Size;
   /** Trace records kept in each ring. */
@@ -117,6 +119,10 @@ export interface DomainSpec<Kernel> {
   /** Where its backend's buffer pages come from: `balloon` announces no extended region to its kernel. */
   readonly backend?: { readonly pages?: "unpopulated" | "balloon" };
   readonly kernel?: KernelSpec;
+  /** Virtio devices of this domain, each with the domain behind it; `iommus: xen,grant-dma` binds it to grants. */
+  readonly virtio?: Readonly<
+    Record<string, { readonly backend: string; readonly iommus?: string }>
+  >;
   /** Machine ranges its RAM is taken from (xen,static-mem). */
   readonly staticMemory?: readonly RangeSpec[];
   /** First guest address of its RAM when it is not direct-mapped. */
@@ -283,4 +289,5 @@ export const KERNEL_DEFAULTS: KernelOptions = {
   swiotlbForce: false,
   dmaOps: "detect",
   eventAbi: "fifo",
+  virtioForceGrant: false,
 };

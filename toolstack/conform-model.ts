@@ -62,6 +62,7 @@ const kernel: KernelOptions = {
   swiotlbForce: false,
   dmaOps: "detect",
   eventAbi: "2-level",
+  virtioForceGrant: false,
 };
 
 interface Limits {

@@ -45,6 +45,7 @@ const machine = z.strictObject({
   allocator: z.enum(["contiguous", "scattered", "fragmented"]).optional(),
   ipaBits: z.union([z.literal(40), z.literal(44)]).optional(),
   hypervisor: z.enum(["faithful", "strict"]).optional(),
+  lacks: z.array(z.enum(["cache_flush", "mapping_features"])).optional(),
   xsm: z.enum(["dummy", "silo"]).optional(),
   xenHeap: size.optional(),
   traceRecords: z.int().min(1).max(1048576).optional(),
@@ -87,6 +88,7 @@ const kernel = z.strictObject({
   swiotlbForce: z.boolean().optional(),
   dmaOps: z.enum(["detect", "swiotlb-xen", "dma-direct"]).optional(),
   eventAbi: z.enum(["fifo", "2-level"]).optional(),
+  virtioForceGrant: z.boolean().optional(),
 });
 
 const domainFields = {
@@ -96,6 +98,9 @@ const domainFields = {
   devices: z.array(z.string()).optional(),
   backend: z.strictObject({ pages: z.enum(["unpopulated", "balloon"]).optional() }).optional(),
   kernel: kernel.optional(),
+  virtio: z
+    .record(z.string(), z.strictObject({ backend: z.string(), iommus: z.string().optional() }))
+    .optional(),
   staticMemory: z.array(range).optional(),
   ramBase: address.optional(),
   extendedRegions: z.array(range).optional(),

@@ -21,6 +21,7 @@ export const TEST_KERNEL: KernelOptions = {
   swiotlbForce: false,
   dmaOps: "detect",
   eventAbi: "fifo",
+  virtioForceGrant: false,
 };
 
 /** A domain of 1 MiB whose RAM starts at guest frame 0x40000, with the RAM above it left empty. */
