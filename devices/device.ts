@@ -12,7 +12,14 @@ import type { Layout } from "../shared/layout.ts";
 import { NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import type { DeviceModel } from "../shared/machine.ts";
 import type { MachineMemory, Words } from "../shared/mem.ts";
-import { ACCESS_OK, ACCESS_WRITE, FAULT_ADDRESS, FAULT_OFF, Mmu } from "../shared/mmu.ts";
+import {
+  ACCESS_OK,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  FAULT_ADDRESS,
+  FAULT_OFF,
+  Mmu,
+} from "../shared/mmu.ts";
 import { TRACE_DMA, trace } from "../shared/trace.ts";
 import {
   DEVICE_FAULT,
@@ -108,11 +115,12 @@ function* writeBurst(
 ): Program<number> {
   const address = busAddress(device.model, dma);
   // Nothing stands behind the bridge at such an address: the abort names the page the device asked for.
-  if (address === NOT_PRESENT) return yield* fault(device, pageOf(dma), FAULT_ADDRESS);
+  if (address === NOT_PRESENT)
+    return yield* fault(device, pageOf(dma), ACCESS_WRITE, FAULT_ADDRESS);
   const dfn = pageOf(address);
   if (device.points) yield POINT;
   const code = device.mmu.open(dfn, ACCESS_WRITE);
-  if (code !== ACCESS_OK) return yield* fault(device, dfn, code);
+  if (code !== ACCESS_OK) return yield* fault(device, dfn, ACCESS_WRITE, code);
   if (device.points) yield POINT_INSIDE;
   const frame = device.mmu.burst(address % PAGE_SIZE, from, start, length);
   device.mmu.close();
@@ -120,14 +128,53 @@ function* writeBurst(
   return ACCESS_OK;
 }
 
+/**
+ * Reads `length` bytes from DMA address `dma` into private memory at `start`, burst by burst. Returns the fault that
+ * aborted it, or undefined.
+ */
+export function* readBytes(
+  device: Device,
+  dma: number,
+  into: Uint8Array,
+  start: number,
+  length: number,
+): Program<DmaFault | undefined> {
+  for (let done = 0; done < length; ) {
+    const piece = burstLength(dma + done, length - done);
+    const code = yield* readBurst(device, dma + done, into, start + done, piece);
+    if (code !== ACCESS_OK) return { address: dma + done, code };
+    done += piece;
+  }
+  return undefined;
+}
+
+function* readBurst(
+  device: Device,
+  dma: number,
+  into: Uint8Array,
+  start: number,
+  length: number,
+): Program<number> {
+  const address = busAddress(device.model, dma);
+  if (address === NOT_PRESENT) return yield* fault(device, pageOf(dma), ACCESS_READ, FAULT_ADDRESS);
+  const dfn = pageOf(address);
+  if (device.points) yield POINT;
+  const code = device.mmu.open(dfn, ACCESS_READ);
+  if (code !== ACCESS_OK) return yield* fault(device, dfn, ACCESS_READ, code);
+  if (device.points) yield POINT_INSIDE;
+  device.mmu.read(address % PAGE_SIZE, into, start, length);
+  device.mmu.close();
+  return ACCESS_OK;
+}
+
 /** A page number that a record can carry; what lies beyond is one bus error like any other. */
 const pageOf = (address: number): number =>
   Math.floor(Math.min(address, Number.MAX_SAFE_INTEGER) / PAGE_SIZE);
 
-/** Tells the hypervisor of an aborted write; returns `code`. One that never left the device is nobody's business. */
-function* fault(device: Device, dfn: number, code: number): Program<number> {
+/** Tells the hypervisor of an aborted access; returns `code`. One that never left the device is nobody's business. */
+function* fault(device: Device, dfn: number, access: number, code: number): Program<number> {
   if (code === FAULT_OFF) return code;
-  setRecord(device.call.record, DEVICE_FAULT, [dfn, 1, code]);
+  setRecord(device.call.record, DEVICE_FAULT, [dfn, access === ACCESS_WRITE ? 1 : 0, code]);
   yield device.call;
   return code;
 }

@@ -1,8 +1,8 @@
 /**
- * The disk: reads a host file and writes it to DMA addresses. Register page: shared/abi/disk.ts.
+ * The disk: reads a host file and writes it to DMA addresses, or compares it with what lies there. Register page: shared/abi/disk.ts.
  *
  *   asleep on the event word -> DOORBELL = DONE + 1 -> copy the command -> read the medium into private memory ->
- *   burst by burst to the segments -> status, DONE -> interrupt
+ *   burst by burst to, or from, the segments -> status, DONE -> interrupt
  *
  * Rules: the command is copied once, so that a driver that rewrites it changes nothing; host input stands
  * outside every access; the owner may die at any moment: the transfer then stops at the fault it meets, and the
@@ -14,6 +14,7 @@ import {
   DISK_CAPACITY,
   DISK_COMMAND,
   DISK_COMMAND_READ,
+  DISK_COMMAND_VERIFY,
   DISK_DONE,
   DISK_DOORBELL,
   DISK_ERROR_ADDRESS,
@@ -32,6 +33,7 @@ import {
   DISK_STATUS_DMA_FAULT,
   DISK_STATUS_IDLE,
   DISK_STATUS_MEDIUM_ERROR,
+  DISK_STATUS_MISCOMPARE,
   DISK_STATUS_OK,
   DISK_TRANSFER_MAX,
 } from "../shared/abi/disk.ts";
@@ -39,10 +41,12 @@ import { LINE, lineOf } from "../shared/layout.ts";
 import { DISK_SEGMENTS_MAX } from "../shared/limits.ts";
 import { load } from "../shared/mem.ts";
 import { type BlockTrap, type Program, TRAP_BLOCK, TRAP_HOST_READ } from "../shared/trap.ts";
-import { type Device, type DmaFault, raise, writeBytes } from "./device.ts";
+import { type Device, type DmaFault, raise, readBytes, writeBytes } from "./device.ts";
 
 /** What the driver asked for, copied from the registers. */
 interface Command {
+  /** DISK_COMMAND_* */
+  readonly command: number;
   readonly fileOffset: number;
   readonly segments: readonly Segment[];
   /** Sum of the lengths. */
@@ -99,7 +103,8 @@ const BAD_COMMAND: Outcome = { status: DISK_STATUS_BAD_COMMAND, bytes: 0 };
 
 /** Copies the command out of the registers; undefined when a number in it is out of range. */
 function readCommand(device: Device): Command | undefined {
-  if (register(device, DISK_COMMAND) !== DISK_COMMAND_READ) return undefined;
+  const command = register(device, DISK_COMMAND);
+  if (command !== DISK_COMMAND_READ && command !== DISK_COMMAND_VERIFY) return undefined;
   const count = register(device, DISK_SEGMENTS);
   if (count < 1 || count > DISK_SEGMENTS_MAX) return undefined;
   const segments: Segment[] = [];
@@ -116,7 +121,7 @@ function readCommand(device: Device): Command | undefined {
   if (length === 0 || length > DISK_TRANSFER_MAX) return undefined;
   const fileOffset = register64(device, DISK_FILE_OFFSET);
   if (fileOffset > Number.MAX_SAFE_INTEGER) return undefined;
-  return { fileOffset, segments, length };
+  return { command, fileOffset, segments, length };
 }
 
 /** Moves the bytes of one command. */
@@ -128,6 +133,18 @@ function* transfer(device: Device, command: Command, buffer: Uint8Array): Progra
     length: command.length,
   };
   if (found < 0) return { status: DISK_STATUS_MEDIUM_ERROR, bytes: 0 };
+  return command.command === DISK_COMMAND_VERIFY
+    ? yield* verify(device, command, buffer, found)
+    : yield* writeOut(device, command, buffer, found);
+}
+
+/** Writes the `found` bytes of the buffer to the segments. */
+function* writeOut(
+  device: Device,
+  command: Command,
+  buffer: Uint8Array,
+  found: number,
+): Program<Outcome> {
   let bytes = 0;
   for (const segment of command.segments) {
     const length = Math.min(segment.length, found - bytes);
@@ -139,6 +156,27 @@ function* transfer(device: Device, command: Command, buffer: Uint8Array): Progra
     bytes += length;
   }
   return { status: DISK_STATUS_OK, bytes };
+}
+
+/** Compares the segments with the `found` bytes of the buffer. */
+function* verify(
+  device: Device,
+  command: Command,
+  buffer: Uint8Array,
+  found: number,
+): Program<Outcome> {
+  const memory = new Uint8Array(found);
+  let bytes = 0;
+  for (const segment of command.segments) {
+    const length = Math.min(segment.length, found - bytes);
+    const fault = yield* readBytes(device, segment.address, memory, bytes, length);
+    if (fault !== undefined) return { status: DISK_STATUS_DMA_FAULT, bytes, fault };
+    bytes += length;
+  }
+  const differs = memory.findIndex((byte, i) => i < bytes && byte !== buffer[i]);
+  return differs < 0
+    ? { status: DISK_STATUS_OK, bytes }
+    : { status: DISK_STATUS_MISCOMPARE, bytes: differs };
 }
 
 /** Writes the outcome, and DONE last: a driver that sees it may read the rest. */

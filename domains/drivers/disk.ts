@@ -11,6 +11,7 @@ import {
   DISK_BYTES,
   DISK_COMMAND,
   DISK_COMMAND_READ,
+  DISK_COMMAND_VERIFY,
   DISK_DONE,
   DISK_DOORBELL,
   DISK_ERROR_ADDRESS,
@@ -47,7 +48,7 @@ export interface Disk {
 export interface DiskResult {
   /** DISK_STATUS_* */
   readonly status: number;
-  /** Bytes that reached memory, or whatever the DMA addresses named. */
+  /** Bytes that reached memory, or whatever the DMA addresses named; of a verify, those that agreed. */
   readonly bytes: number;
   /** FAULT_* of the burst that was aborted, or 0. */
   readonly errorCode: number;
@@ -69,9 +70,25 @@ export function* openDisk(kernel: Kernel, name?: string): Program<Disk | number>
 }
 
 /** Reads the file from `fileOffset` into the segments, in order; parks the task until the device is done. */
-export function* readDisk(
+export const readDisk = (
   kernel: Kernel,
   disk: Disk,
+  fileOffset: number,
+  segments: readonly DmaSegment[],
+): Program<DiskResult> => runCommand(kernel, disk, DISK_COMMAND_READ, fileOffset, segments);
+
+/** Compares the segments with the file from `fileOffset`: the device reads memory. */
+export const verifyDisk = (
+  kernel: Kernel,
+  disk: Disk,
+  fileOffset: number,
+  segments: readonly DmaSegment[],
+): Program<DiskResult> => runCommand(kernel, disk, DISK_COMMAND_VERIFY, fileOffset, segments);
+
+function* runCommand(
+  kernel: Kernel,
+  disk: Disk,
+  command: number,
   fileOffset: number,
   segments: readonly DmaSegment[],
 ): Program<DiskResult> {
@@ -89,7 +106,7 @@ export function* readDisk(
   yield* writeBytes(cpu, disk.registers + DISK_SEGMENT_LIST, list, 0, list.length);
   yield* writeBytes(cpu, disk.registers + DISK_FILE_OFFSET, offset, 0, offset.length);
   yield* storeWord(cpu, disk.registers + DISK_SEGMENTS, segments.length);
-  yield* storeWord(cpu, disk.registers + DISK_COMMAND, DISK_COMMAND_READ);
+  yield* storeWord(cpu, disk.registers + DISK_COMMAND, command);
   disk.command = (disk.command + 1) | 0;
   yield* storeWord(cpu, disk.registers + DISK_DOORBELL, disk.command);
   while ((yield* loadWord(cpu, disk.registers + DISK_DONE)) !== disk.command) {

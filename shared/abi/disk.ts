@@ -22,10 +22,10 @@ export const DISK_ID = 0; // u32 [DEV] DISK_MAGIC once the device has come out o
 export const DISK_DOORBELL = 4; // u32 [DRV] number of the newest command; DONE + 1 starts one
 export const DISK_COMMAND = 8; // u32 [DRV] DISK_COMMAND_*
 export const DISK_SEGMENTS = 12; // u32 [DRV] entries of the segment list, 1 to DISK_SEGMENTS_MAX
-export const DISK_FILE_OFFSET = 16; // u64 [DRV] first byte of the file to read
+export const DISK_FILE_OFFSET = 16; // u64 [DRV] first byte of the file
 export const DISK_STATUS = 24; // u32 [DEV] DISK_STATUS_*
 export const DISK_DONE = 28; // u32 [DEV] number of the newest command that has ended
-export const DISK_BYTES = 32; // u32 [DEV] bytes that reached memory; fewer than asked at the end of the file
+export const DISK_BYTES = 32; // u32 [DEV] bytes that reached memory, or agreed with it; fewer than asked at the end of the file
 export const DISK_ERROR_CODE = 36; // u32 [DEV] FAULT_* of mmu.ts when STATUS is DISK_STATUS_DMA_FAULT, else 0
 export const DISK_ERROR_ADDRESS = 40; // u64 [DEV] DMA address at which the transfer was aborted
 export const DISK_CAPACITY = 48; // u64 [DEV] bytes of the medium
@@ -37,6 +37,8 @@ export const DISK_SEGMENT_LENGTH = 8;
 
 /** File to memory: the device writes to the segments, in order. */
 export const DISK_COMMAND_READ = 1;
+/** Memory is compared with the file: the device reads the segments. BYTES is what agreed before the first difference. */
+export const DISK_COMMAND_VERIFY = 2;
 
 export const DISK_STATUS_IDLE = 0;
 export const DISK_STATUS_BUSY = 1;
@@ -47,6 +49,8 @@ export const DISK_STATUS_BAD_COMMAND = 3;
 export const DISK_STATUS_MEDIUM_ERROR = 4;
 /** The bus or the IOMMU aborted a burst; the bursts before it have reached memory. */
 export const DISK_STATUS_DMA_FAULT = 5;
+/** A verified byte differs from the file's. */
+export const DISK_STATUS_MISCOMPARE = 6;
 
 /** Bytes that one command moves at most: a full list of single pages. */
 export const DISK_TRANSFER_MAX = DISK_SEGMENTS_MAX * PAGE_SIZE;

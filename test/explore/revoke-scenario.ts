@@ -97,6 +97,7 @@ export function revokePart(machine: Machine, slot: number): Part | undefined {
       grantTableGfn: 0,
       extendedRegions: [],
       devices: [],
+      virtio: [],
       kernel: machine.model.domains[0]?.kernel ?? testDom0().kernel,
     },
   });
