@@ -25,6 +25,7 @@ import {
   XENMEM_get_sharing_shared_pages,
   XENMEM_get_vnumainfo,
   XENMEM_increase_reservation,
+  XENMEM_machphys_mapping,
   XENMEM_maximum_gpfn,
   XENMEM_maximum_ram_page,
   XENMEM_maximum_reservation,
@@ -42,6 +43,7 @@ import { exchange } from "./memory-exchange.ts";
 import { addToPhysmap, addToPhysmapBatch, removeFromPhysmap } from "./memory-physmap.ts";
 import { adjustReservation } from "./memory-reservation.ts";
 import { acquireResource } from "./memory-resource.ts";
+import { isPv } from "./page-type.ts";
 import { domainProfile } from "./profile.ts";
 import {
   type Caller,
@@ -80,6 +82,8 @@ export function memoryOp(xen: Xen, caller: Caller, cmd: number, arg: number): nu
       return claimPages(xen, caller, start, arg);
     case XENMEM_acquire_resource:
       return acquireResource(xen, caller, start, arg);
+    case XENMEM_machphys_mapping:
+      return isPv(xen, caller.domid) ? machphysMapping(xen, caller, arg) : -ENOSYS;
     case XENMEM_get_vnumainfo:
       return vnumaInfo(xen, caller, start, arg);
     case XENMEM_reserved_device_memory_map:
@@ -105,6 +109,13 @@ function query(xen: Xen, caller: Caller, op: number, start: number, arg: number)
   if (op === XENMEM_maximum_reservation) return domainField(xen, domid, DOM.MAX_PAGES);
   // A table that never held anything has no highest gfn: Xen's field starts at 0.
   return Math.max(0, domainPair(xen, domid, DOM.P2M_MAX_GFN));
+}
+
+/** Where a 64-bit PV guest finds the M2P, and its last entry: three u64. */
+function machphysMapping(xen: Xen, caller: Caller, arg: number): number {
+  const words = [0, 0xffff8000, 0, 0xffff8040, 0xffffffff, 7];
+  for (const [i, word] of words.entries()) xen.args.setU32(4 * i, word);
+  return copyToGuest(xen, caller.domid, arg, xen.args.bytes, 0, 24) ? 0 : -EFAULT;
 }
 
 /** No domain of this machine has virtual NUMA nodes. */

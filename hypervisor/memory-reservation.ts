@@ -64,8 +64,9 @@ import {
   walkSteps,
 } from "./p2m.ts";
 import { insertionCrashes } from "./p2m-insert.ts";
-import { isPv } from "./page-type.ts";
+import { isPv, isStaleOnFree } from "./page-type.ts";
 import { releaseFormer } from "./physmap-place.ts";
+import { withPvFlush } from "./pv-flush.ts";
 import {
   addDomainField,
   type Caller,
@@ -332,9 +333,34 @@ function* removePages(
       yield* settle(xen, slot, reservation.domid);
       if (!stillThere(xen, reservation)) return false;
     }
-    if (guestRemovePage(xen, slot, reservation.domid, gfn + j) !== 0) return false;
+    const error = isPv(xen, reservation.domid)
+      ? yield* removePvPage(xen, slot, reservation, gfn + j)
+      : guestRemovePage(xen, slot, reservation.domid, gfn + j);
+    if (error !== 0) return false;
   }
   return true;
+}
+
+/**
+ * Takes one page from a PV domain. What else refers to it, an entry or a mapping of its grant, keeps it owned until that
+ * goes; without any it is free at once, so the same page cannot be given twice.
+ */
+function* removePvPage(
+  xen: Xen,
+  slot: number,
+  reservation: Reservation,
+  mfn: number,
+): Generator<Gap, number, void> {
+  const { domid } = reservation;
+  const frame = indexOf(xen.layout, xen.words, mfn);
+  if (!isRamFrame(xen, frame)) return -EINVAL;
+  return yield* withPvFlush(xen, { slot, domid }, () => {
+    if (!stillThere(xen, reservation) || !getPage(xen, frame, domid)) return -ENXIO;
+    const unused = isStaleOnFree(xen, domid, frame);
+    if (unused === 0) putPageAllocRef(xen, frame);
+    putPage(xen, frame);
+    return unused;
+  });
 }
 
 /**
@@ -352,8 +378,7 @@ function guestRemovePage(xen: Xen, slot: number, domid: DomId, gfn: number): num
   const second = isGrant(entryType(entry));
   if (second && xen.model.hypervisor === "strict") return -ENXIO;
   if (!getPage(xen, frame, domid)) return -ENXIO;
-  // A PV domain has nothing there: its own entries keep the page until it takes them away.
-  const former = isPv(xen, domid) ? P2M_NOTHING : p2mRemoveMapping(xen, domid, gfn, frame);
+  const former = p2mRemoveMapping(xen, domid, gfn, frame);
   if (former < 0) {
     putPage(xen, frame);
     return former;

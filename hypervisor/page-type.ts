@@ -115,6 +115,15 @@ function isStale(xen: Xen, owner: number, frame: number): boolean {
   return ((at(xen.words, xen.layout.frameStamp + frame) - flushed) | 0) >= 0;
 }
 
+/**
+ * For a page on which the caller has taken a reference: 0, or -ERESTART when it is about to lose its last other one while
+ * a translation to it may be left.
+ */
+export const isStaleOnFree = (xen: Xen, domid: DomId, frame: number): number =>
+  frameReferences(xen, frame) === 2 && isAllocated(xen, frame) && isStale(xen, domid, frame)
+    ? -ERESTART
+    : 0;
+
 /** As `stealPage`; also -ERESTART while a translation may be left: flush, and ask again. */
 export function stealUnused(xen: Xen, domid: DomId, frame: number, counted: boolean): number {
   const its = isRamFrame(xen, frame) && frameOwner(xen, frame) === domid;

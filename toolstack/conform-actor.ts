@@ -30,8 +30,8 @@ export interface Actor {
   readonly places: Places;
 }
 
-/** How an access ended. */
-export type Access = "ok" | "fault" | "hang" | "gone";
+/** How an access ended; a PV guest's page fault with its error code. */
+export type Access = "ok" | "fault" | "hang" | "gone" | { readonly errorCode: number };
 
 /** Steps of the machine that one action may take: a hypercall over thousands of elements has many gaps. */
 const ACTION_STEPS_MAX = 100_000;
@@ -71,10 +71,16 @@ export function act<Result>(
   return runPart(machine, actor.slot, part, ACTION_STEPS_MAX) as Result | undefined;
 }
 
-const accessOf = (fault: number): Access => (fault === FAULT_PERMISSION ? "hang" : "fault");
+/** What a fault is for the actor: a PV guest hears of each one, with what it was about. */
+function accessOf(actor: Actor, fault: number, kind: number): Access {
+  const refused = fault === FAULT_PERMISSION;
+  if (actor.places.virtual !== true) return refused ? "hang" : "fault";
+  return { errorCode: (refused ? 1 : 0) | (kind === ACCESS_WRITE ? 2 : 0) };
+}
 
-/** On x86 nothing answers at an address without memory: reads give all ones, and writes vanish. */
-const floatsOn = (machine: Machine): boolean => machine.layout.model.arch === "x86";
+/** In a translated domain of x86 nothing answers at an address without memory: reads give all ones, and writes vanish. */
+const floats = (machine: Machine, actor: Actor): boolean =>
+  machine.layout.model.arch === "x86" && actor.places.virtual !== true;
 
 /** Moves bytes page by page until the first access that does not complete. */
 function* transfer(
@@ -93,7 +99,7 @@ function* transfer(
       done += length;
       continue;
     }
-    if (fault !== ACCESS_OK) return accessOf(fault);
+    if (fault !== ACCESS_OK) return accessOf(actor, fault, kind);
     if (kind === ACCESS_READ) actor.mmu.read(offset, bytes, done, length);
     else actor.mmu.write(offset, bytes, done, length);
     actor.mmu.close();
@@ -111,7 +117,8 @@ export function readBytes(
 ): Access {
   if (!isAlive(machine, actor)) return "gone";
   return (
-    act(machine, actor, transfer(actor, address, into, ACCESS_READ, floatsOn(machine))) ?? "hang"
+    act(machine, actor, transfer(actor, address, into, ACCESS_READ, floats(machine, actor))) ??
+    "hang"
   );
 }
 
@@ -124,7 +131,8 @@ export function writeBytes(
 ): Access {
   if (!isAlive(machine, actor)) return "gone";
   return (
-    act(machine, actor, transfer(actor, address, from, ACCESS_WRITE, floatsOn(machine))) ?? "hang"
+    act(machine, actor, transfer(actor, address, from, ACCESS_WRITE, floats(machine, actor))) ??
+    "hang"
   );
 }
 
@@ -136,7 +144,7 @@ export function execute(machine: Machine, actor: Actor, address: number): Access
 
 function* fetch(actor: Actor, address: number): Program<Access> {
   const fault = actor.mmu.open(Math.floor(address / PAGE_SIZE), ACCESS_EXECUTE);
-  if (fault !== ACCESS_OK) return accessOf(fault);
+  if (fault !== ACCESS_OK) return accessOf(actor, fault, ACCESS_EXECUTE);
   actor.mmu.close();
   return "ok";
 }

@@ -173,10 +173,10 @@ function inputValue(replay: Replay, field: Field, value: Value | undefined): Wid
 function placeList(replay: Replay, actor: Actor, list: List, args: Fields, n: number): Placed {
   const value = args[list.name];
   const none = { list, bytes: new Uint8Array(0), count: 0 };
-  // Pointers on x86 are virtual, and nothing is at 0 there; here they are physical, and the RAM begins at 0.
+  // Pointers on x86 are virtual, and nothing is at 0 there; a translated guest's are physical here, and its RAM begins at 0.
   if (value === null) {
-    const { arch } = replay.machine.layout.model;
-    return { ...none, address: arch === "x86" ? UNMAPPED : 0 };
+    const isPhysical = replay.machine.layout.model.arch === "x86" && actor.places.virtual !== true;
+    return { ...none, address: isPhysical ? UNMAPPED : 0 };
   }
   if (typeof value === "number" || typeof value === "string") {
     return { ...none, address: numberValue(replay, value) };

@@ -8,7 +8,7 @@ import { at } from "../shared/assert.ts";
 import { LINE, lineOf } from "../shared/layout.ts";
 import { type Actor, changeWord, readBytes, readWord, writeBytes } from "./conform-actor.ts";
 import type { Fields, Value } from "./conform-format.ts";
-import { numberValue, type Replay } from "./conform-replay.ts";
+import { numberValue, pageValue, type Replay } from "./conform-replay.ts";
 import { flagsOf, flagText, PORT_BIT_NAMES } from "./conform-values.ts";
 
 const WORDS_PER_PAGE = 1024;
@@ -27,7 +27,7 @@ export function followFifo(replay: Replay, actor: Actor, fields: Fields): void {
     replay.eventArrays.set(actor.domid, []);
   }
   if (cmd === "expand_array") {
-    replay.eventArrays.get(actor.domid)?.push(numberValue(replay, args.array_gfn));
+    replay.eventArrays.get(actor.domid)?.push(pageValue(replay, args.array_gfn));
   }
 }
 
@@ -35,7 +35,7 @@ export function followFifo(replay: Replay, actor: Actor, fields: Fields): void {
 export function clearArrayPage(replay: Replay, actor: Actor, fields: Fields): void {
   const page = fields.cmd === "expand_array" ? (fields.args as Fields).array_gfn : undefined;
   if (typeof page !== "string" || !/^\$\w+\.f\d+$/.test(page)) return;
-  writeBytes(replay.machine, actor, numberValue(replay, page) * 4096, new Uint8Array(4096));
+  writeBytes(replay.machine, actor, pageValue(replay, page) * 4096, new Uint8Array(4096));
 }
 
 /** Address of a port's event word; undefined: its page has not been added. */

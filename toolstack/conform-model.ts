@@ -24,6 +24,8 @@ export interface Places {
   readonly v0: number;
   readonly sharedInfo: number;
   readonly grantFrame0: number;
+  /** The numbers are of virtual pages: the actor is paravirtualised. */
+  readonly virtual?: true;
 }
 
 export const DOMU_PLACES: Places = {
@@ -47,6 +49,15 @@ export const TOOLSTACK_PLACES: Places = { ...DOMU_PLACES, ramPages: 8192 };
 
 /** Translated guests on x86: the same under a toolstack. */
 export const PVH_PLACES: Places = { ...TOOLSTACK_PLACES, ram: 0, f0: 0x100 };
+
+/** Paravirtualised guests: virtual pages, from 0 up; what is mapped behind the RAM has a level 1 table of its own. */
+export const PV_PLACES: Places = {
+  ...PVH_PLACES,
+  sharedInfo: 8192,
+  v0: 8192 + 512,
+  grantFrame0: 8192 + 1024,
+  virtual: true,
+};
 
 /** The slot of the device is found by its index in the model. */
 export const BUS_DEVICE = 0;
@@ -85,6 +96,7 @@ function domainModel(name: string, places: Places, vcpus: number, limits: Limits
   return {
     name,
     kind: isDom0 ? "dom0" : "domU",
+    ...(places.virtual === true ? { guest: "pv" as const } : {}),
     atBoot: true,
     memoryPages: places.ramPages,
     directMapped: isDom0,
@@ -112,9 +124,7 @@ export function domidsOf(
   env: string,
 ): ReadonlyMap<string, number> | undefined {
   const privileged = env.startsWith("arm-dom0=") ? env.slice("arm-dom0=".length) : undefined;
-  if (privileged === undefined && env !== "arm-domu" && env !== "arm" && env !== "pvh") {
-    return undefined;
-  }
+  if (privileged === undefined && !["arm-domu", "arm", "pvh", "pv"].includes(env)) return undefined;
   const domids = new Map<string, number>();
   let next = 1;
   for (const actor of Object.keys(scenario.domains)) {
@@ -123,10 +133,13 @@ export function domidsOf(
   return domids;
 }
 
+const isX86 = (env: string): boolean => env === "pvh" || env === "pv";
+
 /** Places of the guest with a domain id, in an environment. */
 export function placesOf(env: string, domid: number): Places {
   if (domid === 0) return DOM0_PLACES;
   if (env === "pvh") return PVH_PLACES;
+  if (env === "pv") return PV_PLACES;
   return env === "arm" ? TOOLSTACK_PLACES : DOMU_PLACES;
 }
 
@@ -149,8 +162,8 @@ export function recordedArm(
     .sort(([, one], [, other]) => one - other)
     .map(([actor, domid]) => domainModel(actor, placesOf(env, domid), vcpusOf(actor), limits));
   return {
-    arch: env === "pvh" ? "x86" : "arm64",
-    preset: env === "pvh" ? "recorded-pvh" : "recorded-arm",
+    arch: isX86(env) ? "x86" : "arm64",
+    preset: isX86(env) ? `recorded-${env}` : "recorded-arm",
     banks: [{ base: RAM_BASE, size: 256 * MIB }],
     iommu: { mode: "off" },
     allocator: "contiguous",

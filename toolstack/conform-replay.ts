@@ -6,7 +6,9 @@
  */
 import type { Machine } from "../explore/state.ts";
 import { entryFrame, P2M_NOTHING, p2mLookup } from "../hypervisor/p2m.ts";
-import { mfnAt } from "../shared/layout.ts";
+import { at } from "../shared/assert.ts";
+import { DOM, domainOf, LINE, lineOf, mfnAt } from "../shared/layout.ts";
+import { walkPv } from "../shared/mmu.ts";
 import { DomId } from "../shared/units.ts";
 import type { Actor } from "./conform-actor.ts";
 import type { Recording, Value } from "./conform-format.ts";
@@ -61,10 +63,23 @@ const NAMED_PAGES = 512;
 
 /** Machine frames of the pages f0, f1, ... of an actor. */
 export function initialFrames(machine: Machine, actor: Actor): readonly number[] {
+  if (actor.places.virtual === true) {
+    return Array.from({ length: NAMED_PAGES }, (_, page) =>
+      mfnOfPage(machine, actor, actor.places.f0 + page),
+    );
+  }
   return Array.from({ length: NAMED_PAGES }, (_, page) => {
     const entry = p2mLookup(machine.xen, DomId(actor.domid), actor.places.f0 + page);
     return entry === P2M_NOTHING ? -1 : (mfnAt(machine.layout, entryFrame(entry)) as number);
   });
+}
+
+/** Machine frame behind a virtual page of a PV actor's RAM. */
+export function mfnOfPage(machine: Machine, actor: Actor, page: number): number {
+  const { words, memory, layout } = machine;
+  const root = at(words, lineOf(layout, actor.slot) + LINE.ROOT);
+  const found = walkPv(layout, words, memory, root, page);
+  return found < 0 ? -1 : mfnAt(layout, found >>> 3);
 }
 
 /** The actor of a name. */
@@ -81,14 +96,24 @@ export function wideValue(replay: Replay, value: Value | undefined): Wide {
   if (typeof value !== "string")
     throw new Error(`not a number or symbol: ${JSON.stringify(value)}`);
   if (/^0x[0-9a-f]{1,16}$/i.test(value)) return wideOfHex(value);
-  const bus = /^\$(h\d+)\.dev_bus_addr$/.exec(value);
-  if (bus !== null) return replay.busAddresses.get(bus[1] ?? "") ?? wideOf(0);
+  const bus = /^\$(h\d+)\.dev_bus_addr(?:\+(\d+))?$/.exec(value);
+  if (bus !== null) {
+    const address = replay.busAddresses.get(bus[1] ?? "") ?? wideOf(0);
+    return bus[2] === undefined ? address : wideOf(numberOf(address) + Number(bus[2]));
+  }
   return wideOf(symbolValue(replay, value));
 }
 
 /** What a number or symbol stands for; exact up to 2^53. */
 export const numberValue = (replay: Replay, value: Value | undefined): number =>
   numberOf(wideValue(replay, value));
+
+/** As `numberValue`, but the page of an actor is where it has it itself: in a PV guest no machine frame. */
+export function pageValue(replay: Replay, value: Value | undefined): number {
+  const place = typeof value === "string" ? /^\$(\w+)\.f(\d+)$/.exec(value) : null;
+  if (place === null) return numberValue(replay, value);
+  return actorNamed(replay, place[1]).places.f0 + Number(place[2]);
+}
 
 function symbolValue(replay: Replay, text: string): number {
   const sum = /^(.*[^+])\+(\d+)$/.exec(text);
@@ -126,8 +151,31 @@ function placeValue(replay: Replay, form: string, place: string): number {
     if (mfn === undefined) throw new Error(`unknown page ${place}`);
     return form === "mfn" ? mfn : mfn * 4096;
   }
-  const frame = frameOf(replay, place);
+  // An address of a guest's RAM is where the guest has it.
+  const own = form === "addr" && /^\w+\.f\d+$/.test(place);
+  const frame = own ? pageValue(replay, `$${place}`) : frameOf(replay, place);
   return form === "gfn" ? frame : frame * 4096;
+}
+
+/** A PV guest names its pages, and those that Xen shares with it, by machine frames. Undefined: a virtual page. */
+function machineFrame(
+  { initial, machine }: Replay,
+  actor: Actor,
+  what: string | undefined,
+  n: number,
+): number | undefined {
+  const { words, layout } = machine;
+  const own = (column: number): number => mfnAt(layout, at(words, column));
+  switch (what) {
+    case "f":
+      return initial.get(actor.name)?.[n];
+    case "grant_frame":
+      return own(layout.grantFrame + actor.domid * layout.model.limits.grantFrames + n);
+    case "shared_info_frame":
+      return own(domainOf(layout, actor.domid) + DOM.SHARED_INFO);
+    default:
+      return undefined;
+  }
 }
 
 /** Frame number of a place: A.f3, A.v0, A.grant_frame0, A.shared_info_frame, A.ram+8M, hole+5. */
@@ -135,8 +183,13 @@ function frameOf(replay: Replay, place: string): number {
   const hole = /^hole\+(\d+)$/.exec(place);
   if (hole !== null) return HOLE_FRAME + Number(hole[1]);
   const parts = /^(\w+)\.(f|v|grant_frame|shared_info_frame|ram\+)(\d*)(M?)$/.exec(place);
-  const { places } = actorNamed(replay, parts?.[1]);
+  const actor = actorNamed(replay, parts?.[1]);
+  const { places } = actor;
   const n = Number(parts?.[3]);
+  if (places.virtual === true) {
+    const mfn = machineFrame(replay, actor, parts?.[2], n);
+    if (mfn !== undefined) return mfn;
+  }
   switch (parts?.[2]) {
     case "f":
       return places.f0 + n;

@@ -5,6 +5,7 @@
 import { buildMachine } from "../explore/machine.ts";
 import { roundRobin } from "../explore/round-robin.ts";
 import type { Machine } from "../explore/state.ts";
+import { statusRow } from "../hypervisor/grant-v2.ts";
 import { XEN_DOMCTL_max_mem } from "../shared/abi/domctl.ts";
 import { GRANT_ENTRY_FRAME, GRANT_ENTRY_HEADER, GTF_permit_access } from "../shared/abi/grant.ts";
 import { at } from "../shared/assert.ts";
@@ -15,7 +16,8 @@ import { type Actor, actorOf, actorOnSlot, hypercall } from "./conform-actor.ts"
 import { replayCall } from "./conform-call.ts";
 import type { RecordedScenario, Recording, Step, Value } from "./conform-format.ts";
 import { BUS_DEVICE, DOM0_PLACES, placesOf, recordedArm } from "./conform-model.ts";
-import { initialFrames, numberValue, type Replay } from "./conform-replay.ts";
+import { mapGrantFrame, mapStatusFrame, preparePvActor } from "./conform-pv.ts";
+import { initialFrames, mfnOfPage, numberValue, type Replay } from "./conform-replay.ts";
 import { speaksOfStatus, statusFrameOf } from "./conform-v2.ts";
 import { ENTRIES_PER_FRAME } from "./conform-watch.ts";
 
@@ -62,7 +64,7 @@ export function setUp(
     entries: new Map(),
     portBits: new Map(),
   };
-  if (env === "arm" || env === "pvh") playToolstack(replay);
+  if (env === "arm" || env === "pvh" || env === "pv") playToolstack(replay);
   for (const [name, actor] of actors) {
     prepareActor(replay, actor, scenario.domains[name]?.grant_frames_mapped ?? 0);
   }
@@ -75,10 +77,23 @@ const busSlot = (machine: Machine): number =>
 /** Every guest maps its shared info page and the first frames of its grant table itself. */
 function prepareActor(replay: Replay, actor: Actor, grantFrames: number): void {
   const { places } = actor;
-  addToPhysmap(replay, actor, "shared_info", 0, places.sharedInfo);
-  for (let frame = 0; frame < grantFrames; frame++) {
-    addToPhysmap(replay, actor, "grant_table", frame, places.grantFrame0 + frame);
+  if (places.virtual === true) {
+    preparePvActor(replay, actor, (page) => mfnOfPage(replay.machine, actor, page));
+  } else {
+    addToPhysmap(replay, actor, "shared_info", 0, places.sharedInfo);
   }
+  for (let frame = 0; frame < grantFrames; frame++) placeGrantFrame(replay, actor, frame);
+}
+
+/** A PV guest is given the frames up to it and maps the last one; the others place it. */
+function placeGrantFrame(replay: Replay, actor: Actor, frame: number): void {
+  if (actor.places.virtual !== true) {
+    addToPhysmap(replay, actor, "grant_table", frame, actor.places.grantFrame0 + frame);
+    return;
+  }
+  const args = { dom: "DOMID_SELF", nr_frames: frame + 1 };
+  must(replay, actor, "grant_table_op", "setup_table", args, 0);
+  mapGrantFrame(replay, actor, frame);
 }
 
 function addToPhysmap(
@@ -110,7 +125,7 @@ export function growTable(
     .filter(({ fields }) => fields.do === "set_entry")
     .map(({ fields }) => Math.floor(numberValue(replay, fields.ref) / ENTRIES_PER_FRAME));
   for (let frame = mapped; frame <= Math.max(-1, ...frames); frame++) {
-    addToPhysmap(replay, actor, "grant_table", frame, actor.places.grantFrame0 + frame);
+    placeGrantFrame(replay, actor, frame);
   }
 }
 
@@ -119,8 +134,17 @@ export function followVersion(replay: Replay, actor: Actor, version: number): vo
   const known = replay.versions.get(actor.name);
   if (known?.version === version && known.status === replay.statusShown.has(actor.name)) return;
   const status = version === 2 && replay.statusShown.has(actor.name);
-  if (status) addToPhysmap(replay, actor, "grant_table", 0x8000_0000, statusFrameOf(actor));
+  if (status) placeStatusFrame(replay, actor);
   replay.versions.set(actor.name, { version, status });
+}
+
+function placeStatusFrame(replay: Replay, actor: Actor): void {
+  const page = statusFrameOf(actor);
+  if (actor.places.virtual === true) {
+    mapStatusFrame(replay, actor, page, statusRow(replay.machine.xen, actor.domid));
+  } else {
+    addToPhysmap(replay, actor, "grant_table", 0x8000_0000, page);
+  }
 }
 
 /** Ports that the control domain of those recordings had for itself. */
@@ -128,6 +152,8 @@ const DOM0_PORTS = { arm64: 5, x86: 17 };
 /** xl gives a guest 1 MiB more than it asks for, and makes pages in it: console, store and some it does not use. */
 const SPECIAL_PAGES = { arm64: 4, x86: 16 };
 const SPECIAL_GFN = 0x39000;
+/** Page of a PV guest's RAM that is its console; the store is the next one. */
+const PV_SPECIAL_PAGE = 0x1800;
 const MAX_MEM_KIB = 33 * 1024;
 
 /** What xl does to a guest before it starts: more memory allowed, special pages, a store and a console port to Dom0. */
@@ -141,8 +167,11 @@ function playToolstack(replay: Replay): void {
   for (const actor of replay.actors.values()) {
     const dom = actor.domid;
     hypercall(machine, control, CONTROL_DOMCTL, [XEN_DOMCTL_max_mem, dom, MAX_MEM_KIB]);
-    const pages = { extents: special, nr_extents: special.length, domid: dom };
-    must(replay, dom0, "memory_op", "populate_physmap", pages, special.length);
+    // A PV guest has its special pages in its RAM.
+    if (actor.places.virtual !== true) {
+      const pages = { extents: special, nr_extents: special.length, domid: dom };
+      must(replay, dom0, "memory_op", "populate_physmap", pages, special.length);
+    }
     for (let port = 1; port <= 2; port++) {
       must(replay, dom0, "event_channel_op", "alloc_unbound", { dom, remote_dom: 0 }, 0);
       const peer = { remote_dom: dom, remote_port: port };
@@ -175,7 +204,11 @@ const DOM0_RING_GFN = 0x7_0000;
 function grantToDom0(replay: Replay, actor: Actor, ref: number): void {
   const { layout, words, memory } = replay.machine;
   const frame = at(words, layout.grantFrame + actor.domid * layout.model.limits.grantFrames);
-  memory.store(FrameIndex(frame), ref * GRANT_ENTRY_BYTES + GRANT_ENTRY_FRAME, SPECIAL_GFN + ref);
+  const page =
+    actor.places.virtual === true
+      ? mfnOfPage(replay.machine, actor, PV_SPECIAL_PAGE + ref)
+      : SPECIAL_GFN + ref;
+  memory.store(FrameIndex(frame), ref * GRANT_ENTRY_BYTES + GRANT_ENTRY_FRAME, page);
   memory.store(FrameIndex(frame), ref * GRANT_ENTRY_BYTES + GRANT_ENTRY_HEADER, GTF_permit_access);
   const args = {
     host_addr: ringGfn(actor.domid, ref) * PAGE_SIZE,

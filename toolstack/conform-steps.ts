@@ -26,8 +26,9 @@ import {
 } from "./conform-fifo.ts";
 import type { Fields, Step, Value } from "./conform-format.ts";
 import { replayObserver } from "./conform-observer.ts";
+import { mapPage } from "./conform-pv.ts";
 import { canRepeat, repeatCalls, repeatMaps } from "./conform-repeat.ts";
-import { actorNamed, numberValue, type Replay } from "./conform-replay.ts";
+import { actorNamed, numberValue, pageValue, type Replay } from "./conform-replay.ts";
 import { followVersion, releaseFromDom0 } from "./conform-setup.ts";
 import { readV2, seenOf, storeV2 } from "./conform-v2.ts";
 import { ENTRY_FLAG_NAMES, flagsOf, flagText } from "./conform-values.ts";
@@ -39,16 +40,21 @@ type Action = (replay: Replay, actor: Actor, fields: Fields) => Got;
 /** Exception classes of an abort from a lower level: data and instruction. */
 const EC_DATA = 37;
 const EC_INSTRUCTION = 33;
+/** Exception of x86. */
+const PAGE_FAULT = 14;
 const VCPU_INFO_PENDING_SEL = 8;
 
 function addressOf(replay: Replay, fields: Fields): number {
   const at = (fields.at ?? {}) as Fields;
   const offset = numberValue(replay, at.off ?? 0);
-  if (at.frame !== undefined) return numberValue(replay, at.frame) * 4096 + offset;
+  if (at.frame !== undefined) return pageValue(replay, at.frame) * 4096 + offset;
   return numberValue(replay, at.addr ?? at.maddr) + offset;
 }
 
 function accessGot(access: Access, ec: number): Got {
+  if (typeof access === "object") {
+    return { fault: { vector: PAGE_FAULT, error_code: access.errorCode } };
+  }
   if (access === "fault") return { fault: { ec, iss: 0 } };
   if (access === "hang") return { hang: true };
   return access === "gone" ? { gone: true } : {};
@@ -205,6 +211,12 @@ const deviceTree: Action = (replay, actor, fields) => ({
   ...deviceTreeNode(replay.machine.xen.model, actor.domid, String(fields.node)),
 });
 
+/** update_va_mapping with an empty entry, and a flush of that page. */
+const dropOwnMapping: Action = (replay, actor, fields) => {
+  const address = pageValue(replay, fields.frame) * 4096;
+  return { ret: mapPage(replay, actor, address, undefined) ?? "never answered" };
+};
+
 const ACTIONS: Readonly<Record<string, Action>> = {
   read,
   write,
@@ -219,6 +231,7 @@ const ACTIONS: Readonly<Record<string, Action>> = {
   read_vcpu_info: readVcpuInfo,
   clear_vcpu_info: clearVcpuInfo,
   destroy_domain: destroyDomain,
+  drop_own_mapping: dropOwnMapping,
   device_tree: deviceTree,
   read_fifo_control: readFifoControl,
   write_fifo_ready: writeFifoReady,

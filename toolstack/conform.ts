@@ -6,7 +6,7 @@
  *
  * Rules: a fresh machine for each recording and environment; a step counts as supported only if it was carried out
  * through the channel and dispatch of a guest; the first unsupported step makes the rest of its recording
- * unsupported, since nothing after it starts from the recorded state. Environments of x86 have no machine here.
+ * unsupported, since nothing after it starts from the recorded state.
  * Ours (design 8.1, 10.11).
  */
 import {

@@ -7,6 +7,7 @@ export const XENMEM_maximum_reservation = 4;
 export const XENMEM_populate_physmap = 6;
 export const XENMEM_add_to_physmap = 7;
 export const XENMEM_exchange = 11;
+export const XENMEM_machphys_mapping = 12;
 export const XENMEM_maximum_gpfn = 14;
 export const XENMEM_remove_from_physmap = 15;
 export const XENMEM_get_sharing_freed_pages = 18;
