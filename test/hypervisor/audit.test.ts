@@ -10,6 +10,7 @@ import { p2m_grant_map_rw } from "../../shared/pte.ts";
 import { GNTST_okay } from "../../shared/status.ts";
 import { DomId } from "../../shared/units.ts";
 import { HOLE, inUse, PLANTED } from "./audit-planted.ts";
+import { inUseIommu, PLANTED_IOMMU } from "./audit-planted-iommu.ts";
 import { inUseX86, PLANTED_X86 } from "./audit-planted-x86.ts";
 import { setEntry, unmapOne } from "./grants.ts";
 
@@ -33,6 +34,18 @@ test("an x86 machine with a version 2 table in use is consistent", () => {
 describe("one fault planted on x86", () => {
   test.each(PLANTED_X86)("%s is found", (_what, finding, plant) => {
     const state = inUseX86();
+    plant(state);
+    expect(audit(state.xen).join("\n")).toMatch(finding);
+  });
+});
+
+test("a machine with separate tables and cached translations is consistent", () => {
+  expect(audit(inUseIommu().xen)).toEqual([]);
+});
+
+describe("one fault planted in an IOMMU", () => {
+  test.each(PLANTED_IOMMU)("%s is found", (_what, finding, plant) => {
+    const state = inUseIommu();
     plant(state);
     expect(audit(state.xen).join("\n")).toMatch(finding);
   });
