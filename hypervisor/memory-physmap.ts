@@ -24,11 +24,12 @@ import {
   REMOVE_FROM_PHYSMAP_GPFN,
   REMOVE_FROM_PHYSMAP_SIZE,
   XENMAPSPACE_dev_mmio,
+  XENMAPSPACE_gmfn,
   XENMAPSPACE_gmfn_foreign,
   XENMAPSPACE_gmfn_range,
 } from "../shared/abi/memory.ts";
 import { CDF_hardware, DOM } from "../shared/layout.ts";
-import { BATCH_GAP, NOT_PRESENT } from "../shared/limits.ts";
+import { BATCH_GAP, MOVED_A_FLUSH, NOT_PRESENT } from "../shared/limits.ts";
 import { isAnyRam, isForeign } from "../shared/pte.ts";
 import {
   EACCES,
@@ -48,16 +49,18 @@ import type { ArgumentBuffer } from "./argument-buffer.ts";
 import { startFlush } from "./flush.ts";
 import { frameOwner, getPage, isRamFrame, putPage } from "./frame-table.ts";
 import { copyArgs, copyListEntry, copyToGuest } from "./guest-access.ts";
-import { releaseHolds } from "./hold-list.ts";
-import { entryFrame, entryType, p2mLookup, p2mRemoveMapping } from "./p2m.ts";
+import { holdPage, releaseHolds } from "./hold-list.ts";
+import { entryFrame, entryType, P2M_NOTHING, p2mLookup, p2mRemoveMapping } from "./p2m.ts";
 import { isPv } from "./page-type.ts";
 import { PLACED_FLUSH, type Placed, placedOver, placeOne, releaseFormer } from "./physmap-place.ts";
+import { profileOf } from "./profile.ts";
 import {
   type Caller,
   domainByAnyId,
   domainField,
   GAP_FLUSH,
   GAP_PREEMPT,
+  type Gap,
   hasFlag,
   isPresent,
   mayTarget,
@@ -103,7 +106,7 @@ export function addToPhysmap(
   const denied = physmapDenied(xen, caller, domid, space);
   if (denied !== 0) return denied;
   if (isInvalidGfn(xen.args, ADD_TO_PHYSMAP_GPFN)) return -EINVAL;
-  if (space === XENMAPSPACE_gmfn_range) return addRange(xen, start);
+  if (space === XENMAPSPACE_gmfn_range) return addRange(xen, caller, domid, start);
   const placed = placeOne(xen, caller, {
     domid,
     space,
@@ -124,15 +127,72 @@ function physmapDenied(xen: Xen, caller: Caller, domid: DomId, space: number): n
   return mayTarget(xen, caller, domid) ? 0 : -EPERM;
 }
 
-/** A range of the caller's own pages: its shape is checked, then there is nothing to do or no way to do it. */
-function addRange(xen: Xen, start: number): number {
+/** A range of the domain's own pages: its shape is checked, then it is moved where pages can be. */
+function addRange(xen: Xen, caller: Caller, domid: DomId, start: number): number | Preemptible {
   const { args } = xen;
   const size = args.u16(ADD_TO_PHYSMAP_LENGTH);
   if (size < start) return -EILSEQ;
   if (wraps(xen, ADD_TO_PHYSMAP_IDX, size) || wraps(xen, ADD_TO_PHYSMAP_GPFN, size)) {
     return -EOVERFLOW;
   }
-  return size === start ? 0 : -ENOSYS;
+  if (size === start) return 0;
+  if (!profileOf(xen).movesPages) return -ENOSYS;
+  const from = args.u64(ADD_TO_PHYSMAP_IDX);
+  const to = args.u64(ADD_TO_PHYSMAP_GPFN);
+  return moveRange(xen, caller, { domid, from, to, size, start });
+}
+
+/** Pages to move, from gfn to gfn. */
+interface Range {
+  readonly domid: DomId;
+  readonly from: number;
+  readonly to: number;
+  readonly size: number;
+  readonly start: number;
+}
+
+/**
+ * Moves page by page, backwards when the ends overlap so that no page is met twice. IOTLBs and TLBs are flushed once for
+ * up to MOVED_A_FLUSH of them; until then the handler holds each moved page, because its owner may already give it up at
+ * its new place while a device still finds it at the old one (advisory 346).
+ */
+function* moveRange(xen: Xen, caller: Caller, range: Range): Preemptible {
+  const { domid, from, to, size, start } = range;
+  const { slot } = caller;
+  const generation = domainField(xen, domid, DOM.GENERATION);
+  const backwards = to > from && to < from + size;
+  for (let done = start; done < size; done++) {
+    if (done > start && (done - start) % MOVED_A_FLUSH === 0) {
+      yield* settle(xen, slot, domid);
+      yield GAP_PREEMPT;
+      if (!isPresent(xen, domid) || domainField(xen, domid, DOM.GENERATION) !== generation) {
+        return -ESRCH;
+      }
+    }
+    const page = backwards ? size - 1 - done : done;
+    const idx = from + page;
+    const entry = p2mLookup(xen, domid, idx);
+    const held = entry !== P2M_NOTHING && getPage(xen, entryFrame(entry), domid);
+    const placed = placeOne(xen, caller, {
+      domid,
+      space: XENMAPSPACE_gmfn,
+      idx,
+      idxLow: 0,
+      gfn: to + page,
+      foreign: 0,
+    });
+    if (held) holdPage(xen, slot, entryFrame(entry));
+    if (placed >= 0) continue;
+    yield* settle(xen, slot, domid);
+    return placed;
+  }
+  yield* settle(xen, slot, domid);
+  return 0;
+}
+
+function* settle(xen: Xen, slot: number, domid: DomId): Generator<Gap, void, void> {
+  if (startFlush(xen, slot, domid) > 0) yield GAP_FLUSH;
+  releaseHolds(xen, slot);
 }
 
 /** Whether a 64-bit field plus `size` passes its end. */

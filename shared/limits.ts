@@ -51,6 +51,8 @@ export const CMPXCHG_ATTEMPTS_MAX = 5;
 export const GNTTAB_UNMAP_BATCH_SIZE = 32;
 /** Elements a batch handles between two gaps. */
 export const BATCH_GAP = 32;
+/** Pages of a range that are moved before their flush (Xen: 16). */
+export const MOVED_A_FLUSH = 16;
 /** Entries of a grant table that one stretch of cache_flush looks at: the position is kept above the command. */
 export const CACHE_FLUSH_SCAN = 4096;
 
