@@ -9,7 +9,7 @@ import {
   FIFO_CONTROL_BLOCK_SIZE,
 } from "../shared/abi/event-channel.ts";
 import { at } from "../shared/assert.ts";
-import { DOM, LINE, MACHINE, POLL_NONE } from "../shared/layout.ts";
+import { DOM, LINE, MACHINE } from "../shared/layout.ts";
 import {
   EVTCHN_FIFO_ARRAY_PAGES,
   EVTCHN_FIFO_QUEUES,
@@ -37,6 +37,7 @@ import {
   portRemotePort,
   portState,
 } from "./event-ports.ts";
+import { POLL_NONE } from "./event-upcall.ts";
 import { domainField, GAP_POLL, isDying, isPresent, lineField, type Xen } from "./xen.ts";
 
 /** An interdomain port's peer points back at it; a dying domain's ports vanish one by one from the top. */

@@ -153,8 +153,12 @@ export function domainReferences(xen: Xen, census: Census): string[] {
   return census.domains.flatMap((domid) => {
     const field = (column: number): number => domainField(xen, domid, column);
     const alive = field(DOM.DYING) === DYING_DEAD ? 0 : 1;
-    const should =
-      alive + (field(DOM.TOT_PAGES) > 0 ? 1 : 0) + (field(DOM.XENHEAP_PAGES) > 0 ? 1 : 0);
+    // Each domain that acts for this one holds a reference on it.
+    const agents = census.domains.filter(
+      (other) => domainField(xen, other, DOM.TARGET) === 1 + domid,
+    );
+    const pages = (field(DOM.TOT_PAGES) > 0 ? 1 : 0) + (field(DOM.XENHEAP_PAGES) > 0 ? 1 : 0);
+    const should = alive + pages + agents.length;
     const has = field(DOM.REFS);
     const findings: string[] = [];
     if (has !== should) findings.push(`domain ${domid} counts ${has} references, ${should} exist`);

@@ -30,7 +30,6 @@ import {
   lineOf,
   MACHINE,
   mfnAt,
-  POLL_NONE,
   SLOT_DEAD,
   SLOT_FREE,
   SLOT_KIND_VCPU,
@@ -49,6 +48,7 @@ import { announce, TRACE_DOMAIN_CREATED } from "./domain-death.ts";
 import { freeDomain, tearDown } from "./domain-teardown.ts";
 import { allocUnbound } from "./event-channel.ts";
 import { initEventChannels } from "./event-ports.ts";
+import { POLL_NONE } from "./event-upcall.ts";
 import {
   allocHeapFrames,
   assignPages,

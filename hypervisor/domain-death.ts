@@ -26,7 +26,7 @@ import { NOT_PRESENT } from "../shared/limits.ts";
 import { EINVAL } from "../shared/status.ts";
 import { hypervisorRing, TRACE_DOMAIN, trace } from "../shared/trace.ts";
 import { DomId } from "../shared/units.ts";
-import { freeDomain, type Stage, slotsOf, tearDown } from "./domain-teardown.ts";
+import { freeDomain, type Stage, tearDown } from "./domain-teardown.ts";
 import { sendGlobalVirq } from "./event-channel.ts";
 import { startFlushOf } from "./flush.ts";
 import { setClaim } from "./memory-claim.ts";
@@ -41,6 +41,7 @@ import {
   setDomainField,
   setLineField,
   slotDomain,
+  slotsOf,
   type Xen,
 } from "./xen.ts";
 
@@ -136,9 +137,14 @@ export function* vcpuDied(xen: Xen, slot: number, victim: number): Preemptible {
   return kind === SLOT_KIND_VCPU ? yield* killDomain(xen, slot, slotDomain(xen, victim)) : -EINVAL;
 }
 
-/** Between two steps: dead domains that nothing refers to any more are gone. */
+/** Between two steps: dead domains that nothing refers to any more are gone; one may have kept another. */
 export function reapDomains(xen: Xen): void {
   if (at(xen.words, MACHINE.DEAD_DOMAINS) === 0) return;
+  for (let round = 0; round < xen.model.limits.domains; round++) if (!reapOnce(xen)) return;
+}
+
+function reapOnce(xen: Xen): boolean {
+  let hasReaped = false;
   for (let domid = 0; domid < xen.model.limits.domains; domid++) {
     if (!isPresent(xen, domid)) continue;
     if (domainField(xen, domid, DOM.DYING) !== DYING_DEAD) continue;
@@ -146,5 +152,7 @@ export function reapDomains(xen: Xen): void {
     freeDomain(xen, DomId(domid));
     xen.words[MACHINE.DEAD_DOMAINS] = at(xen.words, MACHINE.DEAD_DOMAINS) - 1;
     announce(xen, DomId(domid), TRACE_DOMAIN_GONE);
+    hasReaped = true;
   }
+  return hasReaped;
 }

@@ -43,6 +43,7 @@ import { isPinned, isPv, putPageAndType, putPageType, setPinned } from "./page-t
 import { deviceIsTyped, hostIsTyped } from "./pv-grant.ts";
 import { endPoll } from "./sched-op.ts";
 import {
+  addDomainField,
   domainField,
   GAP_FLUSH,
   GAP_PREEMPT,
@@ -51,6 +52,7 @@ import {
   lineField,
   setDomainField,
   setLineField,
+  slotsOf,
   type Xen,
 } from "./xen.ts";
 import { freeXenPage } from "./xen-heap.ts";
@@ -74,13 +76,6 @@ export function* tearDown(xen: Xen, slot: number, domid: DomId): Stage {
   while (!freeIommuTables(xen, domid, TEARDOWN_GAP)) yield GAP_PREEMPT;
   // The root needs no flush here: no walker has been able to start from it since the first stage.
   while (!freeP2mTables(xen, domid, TEARDOWN_GAP)) yield GAP_PREEMPT;
-}
-
-/** Slots of a domain's vCPUs. */
-export function slotsOf(xen: Xen, domid: number): readonly number[] {
-  const vcpus = domainField(xen, domid, DOM.VCPUS);
-  const slots = Array.from({ length: vcpus }, (_, n) => domainField(xen, domid, DOM.SLOT + n));
-  return slots.filter((slot) => slot !== NOT_PRESENT);
 }
 
 /**
@@ -225,5 +220,12 @@ export function freeDomain(xen: Xen, domid: DomId): void {
   while (drainP2mPool(xen, domid));
   freeIommuRoot(xen, domid);
   if (domainField(xen, domid, DOM.P2M_ROOT) !== NOT_PRESENT) freeP2mRoot(xen, domid);
+  dropTarget(xen, domid);
   setDomainField(xen, domid, DOM.STATE, DOMAIN_FREE);
+}
+
+/** The domain that this one acted for may go now. */
+function dropTarget(xen: Xen, domid: DomId): void {
+  const target = domainField(xen, domid, DOM.TARGET) - 1;
+  if (target >= 0) addDomainField(xen, target, DOM.REFS, -1);
 }

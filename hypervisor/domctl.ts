@@ -19,25 +19,46 @@ import {
   DOMINFO_TOT_PAGES,
   MAX_MEM_MAX_MEMKB,
   PAGING_MEMPOOL_SIZE,
+  SET_TARGET_TARGET,
+  SUBSCRIBE_PORT,
   XEN_DOMCTL_createdomain,
   XEN_DOMCTL_destroydomain,
   XEN_DOMCTL_get_paging_mempool_size,
   XEN_DOMCTL_getdomaininfo,
   XEN_DOMCTL_max_mem,
   XEN_DOMCTL_pausedomain,
+  XEN_DOMCTL_resumedomain,
   XEN_DOMCTL_set_paging_mempool_size,
+  XEN_DOMCTL_set_target,
+  XEN_DOMCTL_subscribe,
   XEN_DOMCTL_unpausedomain,
   XEN_DOMINF_dying,
   XEN_DOMINF_paused,
   XEN_DOMINF_shutdown,
+  XEN_DOMINF_shutdownshift,
 } from "../shared/abi/domctl.ts";
 import { raiseEvent } from "../shared/channel.ts";
-import { CDF_creation_finished, CDF_hardware, DOM } from "../shared/layout.ts";
+import {
+  CDF_creation_finished,
+  CDF_hardware,
+  DOM,
+  DYING_DEAD,
+  PAUSED_FOR_SHUTDOWN,
+} from "../shared/layout.ts";
 import { BATCH_GAP, PAGE_SIZE, PAUSES_MAX } from "../shared/limits.ts";
-import { EFAULT, EINVAL, ENOMEM, ENOSYS, EOVERFLOW, EPERM, ESRCH } from "../shared/status.ts";
+import {
+  EFAULT,
+  EINVAL,
+  ENOMEM,
+  ENOSYS,
+  EOPNOTSUPP,
+  EOVERFLOW,
+  EPERM,
+  ESRCH,
+} from "../shared/status.ts";
 import { DomId } from "../shared/units.ts";
 import { killDomain } from "./domain-death.ts";
-import { slotsOf } from "./domain-teardown.ts";
+import { isShutDown, resumeDomain, subscribe } from "./domain-shutdown.ts";
 import { copyArgs, copyFieldBack, copyToGuest } from "./guest-access.ts";
 import {
   controlRequest,
@@ -48,16 +69,18 @@ import {
 } from "./iommu-domctl.ts";
 import { drainP2mPool, fillP2mPool } from "./p2m.ts";
 import {
+  addDomainField,
   type Caller,
   domainById,
   domainField,
   GAP_PREEMPT,
   hasFlag,
-  isDying,
   isPresent,
   isPrivileged,
+  mayManage,
   type Preemptible,
   setDomainField,
+  slotsOf,
   type Xen,
 } from "./xen.ts";
 
@@ -74,6 +97,9 @@ const BUILT: ReadonlySet<number> = new Set([
   XEN_DOMCTL_unpausedomain,
   XEN_DOMCTL_getdomaininfo,
   XEN_DOMCTL_max_mem,
+  XEN_DOMCTL_resumedomain,
+  XEN_DOMCTL_subscribe,
+  XEN_DOMCTL_set_target,
   XEN_DOMCTL_get_paging_mempool_size,
   XEN_DOMCTL_set_paging_mempool_size,
 ]);
@@ -92,19 +118,33 @@ export function domctlOp(xen: Xen, caller: Caller, arg: number): number | Preemp
   const isDevice = isDeviceDomctl(cmd);
   const isNamed = target !== undefined || (isDevice && mayName(cmd, domid));
   if (!isNamed && cmd !== XEN_DOMCTL_getdomaininfo) return -ESRCH;
+  if (cmd === XEN_DOMCTL_getdomaininfo) return getDomainInfo(xen, caller, arg, domid);
   if (!isPrivileged(xen, caller)) return -EPERM;
   if (isDevice) return deviceDomctl(xen, caller, guestRequest(xen, caller, cmd, domid));
-  if (cmd === XEN_DOMCTL_getdomaininfo) return getDomainInfo(xen, caller, arg, domid);
   if (cmd === XEN_DOMCTL_get_paging_mempool_size && target !== undefined) {
     xen.args.setU64(PAGING_MEMPOOL_SIZE, p2mPoolPages(xen, target) * PAGE_SIZE);
     return copyFieldBack(xen, caller.domid, arg, PAGING_MEMPOOL_SIZE, 8) ? 0 : -EFAULT;
   }
-  return control(xen, caller, cmd, domid, xen.args.u64(FIRST_ARGUMENT));
+  return control(xen, caller, cmd, domid, guestArgument(xen, cmd));
+}
+
+/** The command's argument in a guest's structure. Nobody but the toolstack writes a suspended vCPU's registers. */
+function guestArgument(xen: Xen, cmd: number): number {
+  switch (cmd) {
+    case XEN_DOMCTL_resumedomain:
+      return 0;
+    case XEN_DOMCTL_subscribe:
+      return xen.args.u32(SUBSCRIBE_PORT);
+    case XEN_DOMCTL_set_target:
+      return xen.args.u16(SET_TARGET_TARGET);
+    default:
+      return xen.args.u64(FIRST_ARGUMENT);
+  }
 }
 
 /**
  * The toolstack's record: command, domain, and the command's argument (max_mem: KiB; table page pool: bytes; a device by
- * its number). What a query answers is the return value.
+ * its number; resume: how the suspending call comes back). What a query answers is the return value.
  */
 export function controlDomctl(
   xen: Xen,
@@ -145,6 +185,12 @@ function control(
         Math.min(Math.floor(argument / KIB_PER_PAGE), PAGES_MAX),
       );
       return 0;
+    case XEN_DOMCTL_resumedomain:
+      return target === caller.domid ? -EINVAL : resumeDomain(xen, target, argument);
+    case XEN_DOMCTL_subscribe:
+      return subscribe(xen, target, argument);
+    case XEN_DOMCTL_set_target:
+      return setTarget(xen, target, argument);
     case XEN_DOMCTL_get_paging_mempool_size:
       return p2mPoolPages(xen, target) * PAGE_SIZE;
     case XEN_DOMCTL_set_paging_mempool_size:
@@ -152,6 +198,20 @@ function control(
     default:
       return target === caller.domid ? -EINVAL : killDomain(xen, caller.slot, target);
   }
+}
+
+/**
+ * `domid` may act for `target` from here on, once and for all, and keeps it from going. The hardware domain of arm64 and
+ * domains that are not translated can be nobody's target.
+ */
+function setTarget(xen: Xen, domid: DomId, target: number): number {
+  const found = domainById(xen, target);
+  if (found === undefined) return -ESRCH;
+  if (found === domid || domainField(xen, domid, DOM.TARGET) !== 0) return -EINVAL;
+  if (hasFlag(xen, found, CDF_hardware)) return -EOPNOTSUPP;
+  setDomainField(xen, domid, DOM.TARGET, 1 + found);
+  addDomainField(xen, found, DOM.REFS, 1);
+  return 0;
 }
 
 /** Table pages of a domain that come from its pool, in use or not. The hardware domain's come from the heap. */
@@ -180,23 +240,26 @@ function* resizePool(xen: Xen, domid: DomId, pages: number): Preemptible {
   }
 }
 
+const pausesOf = (xen: Xen, domid: number): number =>
+  domainField(xen, domid, DOM.PAUSE) & ~PAUSED_FOR_SHUTDOWN;
+
 /** Counts one pause of the controller in. -EOVERFLOW at the limit of its counter. */
 function pauseDomain(xen: Xen, domid: DomId): number {
-  const pauses = domainField(xen, domid, DOM.PAUSE);
+  const pauses = pausesOf(xen, domid);
   if (pauses >= PAUSES_MAX) return -EOVERFLOW;
-  setDomainField(xen, domid, DOM.PAUSE, pauses + 1);
+  addDomainField(xen, domid, DOM.PAUSE, 1);
   return 0;
 }
 
 /** Counts one pause out; at the first time that none is left the creation is over. -EINVAL: it was not paused. */
 export function unpauseDomain(xen: Xen, domid: DomId | number): number {
-  const pauses = domainField(xen, domid, DOM.PAUSE);
+  const pauses = pausesOf(xen, domid);
   if (pauses === 0) return -EINVAL;
   if (pauses === 1) {
     const flags = domainField(xen, domid, DOM.FLAGS) | CDF_creation_finished;
     setDomainField(xen, domid, DOM.FLAGS, flags);
   }
-  setDomainField(xen, domid, DOM.PAUSE, pauses - 1);
+  addDomainField(xen, domid, DOM.PAUSE, -1);
   for (const slot of slotsOf(xen, domid)) raiseEvent(xen.words, xen.layout, slot);
   return 0;
 }
@@ -211,7 +274,8 @@ function nextDomain(xen: Xen, domid: number): DomId | undefined {
 
 function getDomainInfo(xen: Xen, caller: Caller, arg: number, domid: number): number {
   const target = nextDomain(xen, domid);
-  if (target === undefined) return -ESRCH;
+  if (target === undefined) return isPrivileged(xen, caller) ? -ESRCH : -EPERM;
+  if (!mayManage(xen, caller, target)) return -EPERM;
   const { args } = xen;
   args.setU16(DOMCTL_DOMAIN, target);
   args.setU16(DOMINFO_DOMAIN, target);
@@ -228,6 +292,8 @@ function getDomainInfo(xen: Xen, caller: Caller, arg: number, domid: number): nu
 }
 
 const infoFlags = (xen: Xen, domid: DomId): number =>
-  (isDying(xen, domid) ? XEN_DOMINF_dying : 0) |
-  (domainField(xen, domid, DOM.SHUTDOWN) !== 0 ? XEN_DOMINF_shutdown : 0) |
-  (domainField(xen, domid, DOM.PAUSE) > 0 ? XEN_DOMINF_paused : 0);
+  (domainField(xen, domid, DOM.DYING) === DYING_DEAD ? XEN_DOMINF_dying : 0) |
+  (isShutDown(xen, domid) ? XEN_DOMINF_shutdown : 0) |
+  (pausesOf(xen, domid) > 0 ? XEN_DOMINF_paused : 0) |
+  // A domain without a code shows all ones.
+  (((domainField(xen, domid, DOM.SHUTDOWN) - 1) << XEN_DOMINF_shutdownshift) >>> 0);

@@ -146,7 +146,7 @@ export function eventChannelOp(
     case EVTCHNOP_close:
       return closePort(xen, caller.domid, port);
     case EVTCHNOP_send:
-      return send(xen, caller.domid, port);
+      return sendFrom(xen, caller.domid, port);
     case EVTCHNOP_status:
       return status(xen, caller, arg);
     case EVTCHNOP_alloc_unbound:
@@ -296,7 +296,8 @@ function bindVcpu(xen: Xen, domid: DomId): number {
   return 0;
 }
 
-function send(xen: Xen, domid: DomId, port: number): number {
+/** EVTCHNOP_send by `domid`. */
+export function sendFrom(xen: Xen, domid: DomId, port: number): number {
   if (!isValidPort(xen, domid, port)) return -EINVAL;
   switch (portState(xen, domid, port)) {
     case ECS_INTERDOMAIN: {

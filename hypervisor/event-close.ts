@@ -7,7 +7,7 @@
  * Behaviour: xen/common/event_channel.c, evtchn_close(), evtchn_reset(), evtchn_destroy().
  */
 import { EVTCHN_FIFO_PRIORITY_DEFAULT } from "../shared/abi/event-channel.ts";
-import { DOM } from "../shared/layout.ts";
+import { DOM, PAUSED_FOR_SHUTDOWN } from "../shared/layout.ts";
 import { EVTCHNS_PER_BUCKET } from "../shared/limits.ts";
 import { EBUSY, EINVAL } from "../shared/status.ts";
 import type { DomId } from "../shared/units.ts";
@@ -62,7 +62,7 @@ export function resetPorts(
   domid: DomId,
   resuming: boolean,
 ): number | Preemptible {
-  const paused = domainField(xen, domid, DOM.PAUSE) > 0;
+  const paused = (domainField(xen, domid, DOM.PAUSE) & ~PAUSED_FOR_SHUTDOWN) > 0;
   if (domid !== caller.domid && !paused) return -EINVAL;
   if (resuming || domainField(xen, domid, DOM.NEXT_EVTCHN) !== 0) return -EBUSY;
   return closeForReset(xen, domid);

@@ -8,11 +8,18 @@
  */
 import { VCPU_INFO_UPCALL_PENDING } from "../shared/abi/xen.ts";
 import { raiseEvent } from "../shared/channel.ts";
-import { DOM, LINE, MACHINE, POLL_ANY, POLL_NONE, POLL_WOKEN } from "../shared/layout.ts";
+import { DOM, LINE, MACHINE } from "../shared/layout.ts";
 import { NOT_PRESENT } from "../shared/limits.ts";
 import { peek } from "../shared/mem.ts";
 import { FrameIndex } from "../shared/units.ts";
-import { domainField, lineField, setLineField, type Xen } from "./xen.ts";
+import { type Caller, domainField, lineField, setLineField, type Xen } from "./xen.ts";
+
+/** A vCPU that does not poll; one whose poll is over; one that any event of its domain ends. */
+export const POLL_NONE = 0;
+export const POLL_WOKEN = -1;
+export const POLL_ANY = -2;
+/** A vCPU in SCHEDOP_block: any upcall ends it. */
+export const POLL_UPCALL = -3;
 
 /** Sets the upcall flag of a vCPU and wakes it; a flag that is set already has told it. */
 export function markEventsPending(xen: Xen, domid: number, vcpu: number): void {
@@ -25,6 +32,14 @@ export function markEventsPending(xen: Xen, domid: number, vcpu: number): void {
   if (slot === NOT_PRESENT) return;
   raiseEvent(xen.words, xen.layout, slot);
   wakePoller(xen, slot);
+}
+
+/** Whether the upcall flag of the caller stands. Only vCPU 0 has one. */
+export function hasUpcall(xen: Xen, { slot, domid }: Caller): boolean {
+  if (lineField(xen, slot, LINE.NUMBER) !== 0) return false;
+  const info = FrameIndex(domainField(xen, domid, DOM.SHARED_INFO));
+  xen.memory.onGuestWord?.();
+  return (xen.memory.load(info, VCPU_INFO_UPCALL_PENDING) & 1) !== 0;
 }
 
 /** A port has become pending: whoever polls it, or several ports, goes on. */

@@ -40,6 +40,7 @@ import type { SpinPolicy } from "../shared/waiting.ts";
 import { type Answer, dispatch } from "./dispatch.ts";
 import { createDomain, reserveStaticMemory } from "./domain-build.ts";
 import { reapDomains } from "./domain-death.ts";
+import { isShutDown } from "./domain-shutdown.ts";
 import { unpauseDomain } from "./domctl.ts";
 import { flushDone } from "./flush.ts";
 import { refusalOf } from "./inject.ts";
@@ -52,6 +53,7 @@ import {
   CONTROL_DOMAIN,
   GAP_FLUSH,
   GAP_POLL,
+  GAP_SUSPENDED,
   isDying,
   isPresent,
   lineField,
@@ -164,6 +166,7 @@ function nextReady(xen: Xen): number {
 function isReady(xen: Xen, slot: number): boolean {
   if (xen.pending[slot] !== undefined) {
     if (xen.gaps[slot] === GAP_POLL) return isPollOver(xen, slot);
+    if (xen.gaps[slot] === GAP_SUSPENDED) return !isShutDown(xen, slotDomain(xen, slot));
     return xen.gaps[slot] !== GAP_FLUSH || flushDone(xen, slot);
   }
   const channel = xen.channels[slot];

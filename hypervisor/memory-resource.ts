@@ -37,7 +37,7 @@ import {
   GAP_PREEMPT,
   type Gap,
   isPresent,
-  isPrivileged,
+  mayManage,
   type Preemptible,
   type Xen,
 } from "./xen.ts";
@@ -71,7 +71,7 @@ export function acquireResource(
   const owner = domainById(xen, args.u16(ACQUIRE_DOMID));
   if (owner === undefined) return -ESRCH;
   // Neither oneself nor, without the right, anybody else.
-  if (owner === caller.domid || !isPrivileged(xen, caller)) return -EPERM;
+  if (owner === caller.domid || !mayManage(xen, caller, owner)) return -EPERM;
   const type = args.u16(ACQUIRE_TYPE);
   const frames = framesOf(xen, owner, type, args.u32(ACQUIRE_ID));
   if (frames === 0) return -EINVAL;

@@ -6,7 +6,8 @@
  * Behaviour: xen/arch/x86/mm/p2m.c, p2m_add_page(); xen/common/domain.c, __domain_crash().
  */
 import { VIRQ_DOM_EXC } from "../shared/abi/event-channel.ts";
-import { DOM } from "../shared/layout.ts";
+import { SHUTDOWN_crash } from "../shared/abi/sched.ts";
+import { DOM, PAUSED_FOR_SHUTDOWN } from "../shared/layout.ts";
 import {
   isForeign,
   isGrant,
@@ -15,21 +16,20 @@ import {
   p2m_mmio_direct_dev,
 } from "../shared/pte.ts";
 import type { DomId } from "../shared/units.ts";
-import { killSlot, slotsOf } from "./domain-teardown.ts";
+import { setCode } from "./domain-shutdown.ts";
+import { killSlot } from "./domain-teardown.ts";
 import { sendGlobalVirq } from "./event-channel.ts";
 import { frameOwner } from "./frame-table.ts";
 import { entryType, forgetXenHeapGfn, p2mClear, p2mLookup } from "./p2m.ts";
 import { scanP2m } from "./p2m-scan.ts";
 import { profileOf } from "./profile.ts";
-import { domainField, setDomainField, type Xen } from "./xen.ts";
-
-const SHUTDOWN_crash = 3;
+import { domainField, setDomainField, slotsOf, type Xen } from "./xen.ts";
 
 /** Stops a domain that cannot go on; the toolstack hears of it and takes it away. `slot` is the one being served. */
 export function crashDomain(xen: Xen, slot: number, domid: DomId): void {
-  if (domainField(xen, domid, DOM.SHUTDOWN) === 0) {
-    setDomainField(xen, domid, DOM.SHUTDOWN, 1 + SHUTDOWN_crash);
-  }
+  setCode(xen, domid, SHUTDOWN_crash);
+  const paused = domainField(xen, domid, DOM.PAUSE) | PAUSED_FOR_SHUTDOWN;
+  setDomainField(xen, domid, DOM.PAUSE, paused);
   for (const vcpu of slotsOf(xen, domid)) killSlot(xen, slot, vcpu);
   sendGlobalVirq(xen, VIRQ_DOM_EXC);
 }

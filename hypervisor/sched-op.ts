@@ -1,5 +1,5 @@
 /**
- * sched_op: a vCPU that gives up its processor, for good until an event comes or a time is up.
+ * sched_op: a vCPU that gives up its processor until an event comes or a time is up, or a domain that shuts down.
  *
  *   poll: mark the slot -> look at each port -> one pending: go on -> wait -> woken, or time is up: go on
  *
@@ -13,16 +13,22 @@ import {
   SCHED_POLL_PORTS,
   SCHED_POLL_SIZE,
   SCHED_POLL_TIMEOUT,
+  SCHEDOP_block,
   SCHEDOP_poll,
+  SCHEDOP_remote_shutdown,
+  SCHEDOP_shutdown,
+  SCHEDOP_shutdown_code,
   SCHEDOP_yield,
 } from "../shared/abi/sched.ts";
 import { at } from "../shared/assert.ts";
-import { LINE, MACHINE, POLL_ANY, POLL_NONE, POLL_WOKEN } from "../shared/layout.ts";
+import { LINE, MACHINE } from "../shared/layout.ts";
 import { NOT_PRESENT, POLL_PORTS_MAX } from "../shared/limits.ts";
 import { peek } from "../shared/mem.ts";
 import { EFAULT, EINVAL, ENOSYS } from "../shared/status.ts";
+import { remoteShutdown, shutdownCode, shutdownSelf } from "./domain-shutdown.ts";
 import { isPending } from "./event-delivery.ts";
 import { ECS_RESERVED, isValidPort, portState } from "./event-ports.ts";
+import { hasUpcall, POLL_ANY, POLL_NONE, POLL_UPCALL, POLL_WOKEN } from "./event-upcall.ts";
 import { copyArgs, copyFromGuest } from "./guest-access.ts";
 import {
   type Caller,
@@ -38,16 +44,37 @@ const SCHEDOP_LAST = 7;
 const NS_PER_MS = 1e6;
 const TICK_END = 2 ** 31;
 
-/** Shutting down, blocking, the watchdog and pinning are not answered yet. */
+/** The watchdog and pinning are not answered. */
 export const schedNotBuilt = (cmd: number): boolean =>
-  cmd <= SCHEDOP_LAST && cmd !== SCHEDOP_poll && cmd !== SCHEDOP_yield;
+  cmd <= SCHEDOP_LAST && cmd > SCHEDOP_shutdown_code;
 
 /** sched_op(cmd, arg). */
 export function schedOp(xen: Xen, caller: Caller, cmd: number, arg: number): number | Preemptible {
-  if (cmd === SCHEDOP_yield) return 0;
-  if (cmd !== SCHEDOP_poll) return -ENOSYS;
-  if (!copyArgs(xen, caller.domid, arg, SCHED_POLL_SIZE)) return -EFAULT;
-  return poll(xen, caller);
+  switch (cmd) {
+    case SCHEDOP_yield:
+      return 0;
+    case SCHEDOP_block:
+      return block(xen, caller);
+    case SCHEDOP_shutdown:
+      return shutdownSelf(xen, caller, arg);
+    case SCHEDOP_poll:
+      if (!copyArgs(xen, caller.domid, arg, SCHED_POLL_SIZE)) return -EFAULT;
+      return poll(xen, caller);
+    case SCHEDOP_remote_shutdown:
+      return remoteShutdown(xen, caller, arg);
+    case SCHEDOP_shutdown_code:
+      return shutdownCode(xen, caller, arg);
+    default:
+      return -ENOSYS;
+  }
+}
+
+/** Waits for an upcall: one that stands already is enough, an event of a masked port is not. */
+function block(xen: Xen, caller: Caller): number | Preemptible {
+  beginPoll(xen, caller.slot, POLL_UPCALL, 0);
+  if (!hasUpcall(xen, caller)) return waitForEvent(xen, caller.slot);
+  endPoll(xen, caller.slot);
+  return 0;
 }
 
 function poll(xen: Xen, caller: Caller): number | Preemptible {

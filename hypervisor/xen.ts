@@ -20,7 +20,7 @@ import {
   LINE,
   lineOf,
 } from "../shared/layout.ts";
-import { RECORD_WORDS } from "../shared/limits.ts";
+import { NOT_PRESENT, RECORD_WORDS } from "../shared/limits.ts";
 import type { IommuModel, MachineModel } from "../shared/machine.ts";
 import type { MachineMemory, Words } from "../shared/mem.ts";
 import { DomId } from "../shared/units.ts";
@@ -30,7 +30,9 @@ import { ArgumentBuffer } from "./argument-buffer.ts";
 export const GAP_PREEMPT = 0;
 export const GAP_FLUSH = 1;
 export const GAP_POLL = 2;
-export type Gap = typeof GAP_PREEMPT | typeof GAP_FLUSH | typeof GAP_POLL;
+/** Its domain is suspended, and goes on when it is resumed. */
+export const GAP_SUSPENDED = 3;
+export type Gap = typeof GAP_PREEMPT | typeof GAP_FLUSH | typeof GAP_POLL | typeof GAP_SUSPENDED;
 
 /** A handler that may let go in the middle. It returns the hypercall's return value. */
 export type Preemptible = Generator<Gap, number, void>;
@@ -136,9 +138,13 @@ export function domainByAnyId(xen: Xen, caller: Caller, domid: number): DomId | 
 export const domainById = (xen: Xen, domid: number): DomId | undefined =>
   isPresent(xen, domid) ? DomId(domid) : undefined;
 
-/** XSM default policy, class TARGET: the caller itself, or a control domain. */
+/** XSM default policy, class TARGET: the caller itself, whoever acts for the domain, or a control domain. */
 export const mayTarget = (xen: Xen, caller: Caller, domid: DomId): boolean =>
-  caller.domid === domid || isPrivileged(xen, caller);
+  caller.domid === domid || mayManage(xen, caller, domid);
+
+/** XSM default policy, class DM_PRIV: whoever acts for the domain (set_target), or a control domain. */
+export const mayManage = (xen: Xen, caller: Caller, domid: DomId): boolean =>
+  isPrivileged(xen, caller) || domainField(xen, caller.domid, DOM.TARGET) === 1 + domid;
 
 /** Whether the caller is the toolstack's control or a control domain. */
 export const isPrivileged = (xen: Xen, caller: Caller): boolean =>
@@ -150,6 +156,13 @@ export const lineField = (xen: Xen, slot: number, field: number): number =>
 
 export function setLineField(xen: Xen, slot: number, field: number, value: number): void {
   xen.words[lineOf(xen.layout, slot) + field] = value;
+}
+
+/** Slots of a domain's vCPUs. */
+export function slotsOf(xen: Xen, domid: number): readonly number[] {
+  const vcpus = domainField(xen, domid, DOM.VCPUS);
+  const slots = Array.from({ length: vcpus }, (_, n) => domainField(xen, domid, DOM.SLOT + n));
+  return slots.filter((slot) => slot !== NOT_PRESENT);
 }
 
 /** The domain behind a slot. */

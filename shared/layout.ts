@@ -78,11 +78,6 @@ export const FLUSH_WAITING = 1;
 /** An access counter with this bit set is inside an access; entering and leaving both add it. */
 export const ACCESS_STEP = 2;
 
-/** A vCPU that does not poll; one whose poll is over; one that any event of its domain ends. */
-export const POLL_NONE = 0;
-export const POLL_WOKEN = -1;
-export const POLL_ANY = -2;
-
 export const SLOT_FREE = 0;
 export const SLOT_LIVE = 1;
 export const SLOT_DEAD = 2;
@@ -113,7 +108,7 @@ export const DOM = {
   DYING: 1, // DYING_*
   FLAGS: 2, // CDF_*
   MODEL: 3, // index of the domain in the machine model
-  PAUSE: 4, // controller pause count
+  PAUSE: 4, // controller pause count, and PAUSED_FOR_SHUTDOWN: vCPUs run while it is 0
   SHUTDOWN: 5, // 0, or 1 + the first shutdown code
   REFS: 6, // references on struct domain
   MAX_PAGES: 7,
@@ -137,6 +132,9 @@ export const DOM = {
   STORE_GFN: 26, // HVM_PARAM_STORE_PFN
   STORE_PORT: 27, // HVM_PARAM_STORE_EVTCHN
   VCPUS: 28,
+  TARGET: 29, // 1 + id of the domain that it may act for (a device model), or 0
+  SUSPEND_PORT: 30, // port on which its suspension is announced, or 0
+  SUSPEND: 31, // what the last resume said: SUSPEND_CANCELLED or 0
   GENERATION: 32, // raised at each creation of this row
   IDENTITY: 33, // row of the identity counter table, or NOT_PRESENT
   MAPPINGS: 34, // live maptrack handles
@@ -155,6 +153,8 @@ export const DOM = {
   STRAY_RAM: 63, // RAM entries that may outlive their page: it was given up through a second entry
 } as const;
 export const DOMAIN_WORDS = 64;
+/** Bit of DOM.PAUSE above the count. */
+export const PAUSED_FOR_SHUTDOWN = 1 << 16;
 export const DOMAIN_FREE = 0;
 export const DOMAIN_PRESENT = 1;
 export const DYING_ALIVE = 0;

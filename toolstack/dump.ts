@@ -13,6 +13,7 @@ import {
   DYING_ALIVE,
   DYING_DEAD,
   MACHINE,
+  PAUSED_FOR_SHUTDOWN,
 } from "../shared/layout.ts";
 import { MAPTRACK_PER_FRAME } from "../shared/limits.ts";
 import { grantsSection, maptrackSection } from "./dump-grants.ts";
@@ -100,7 +101,8 @@ function headOf(view: View, domid: number): DomainDump["head"] {
   return {
     life: lifeOf(word(DOM.DYING)),
     references: word(DOM.REFS),
-    pauses: word(DOM.PAUSE),
+    pauses: word(DOM.PAUSE) & ~PAUSED_FOR_SHUTDOWN,
+    target: word(DOM.TARGET) === 0 ? "none" : word(DOM.TARGET) - 1,
     shutdown: word(DOM.SHUTDOWN) === 0 ? "no" : word(DOM.SHUTDOWN) - 1,
     vcpus: word(DOM.VCPUS),
     pages: word(DOM.TOT_PAGES),

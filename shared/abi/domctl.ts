@@ -9,9 +9,12 @@ export const XEN_DOMCTL_pausedomain = 3;
 export const XEN_DOMCTL_unpausedomain = 4;
 export const XEN_DOMCTL_getdomaininfo = 5;
 export const XEN_DOMCTL_max_mem = 11;
+export const XEN_DOMCTL_resumedomain = 27;
+export const XEN_DOMCTL_subscribe = 29;
 export const XEN_DOMCTL_assign_device = 37;
 export const XEN_DOMCTL_test_assign_device = 45;
 export const XEN_DOMCTL_deassign_device = 47;
+export const XEN_DOMCTL_set_target = 50;
 export const XEN_DOMCTL_get_paging_mempool_size = 85;
 export const XEN_DOMCTL_set_paging_mempool_size = 86;
 
@@ -32,9 +35,16 @@ export const DOMINFO_PAGED_PAGES = 56;
 export const DOMINFO_SIZE = 48;
 /** xen_domctl_max_mem inside the union: max_memkb u64@16. */
 export const MAX_MEM_MAX_MEMKB = 16;
+/** Argument of the toolstack's own resumedomain: the suspension was given up (libxc writes it into the vCPU's register). */
+export const SUSPEND_CANCELLED = 1;
 export const XEN_DOMINF_dying = 1;
 export const XEN_DOMINF_shutdown = 4;
 export const XEN_DOMINF_paused = 8;
+/** Place of the shutdown code in the flags. */
+export const XEN_DOMINF_shutdownshift = 16;
+/** xen_domctl_subscribe inside the union: port u32@16; xen_domctl_set_target: target u16@16. */
+export const SUBSCRIBE_PORT = 16;
+export const SET_TARGET_TARGET = 16;
 /** xen_domctl_paging_mempool inside the union: size u64@16, bytes. */
 export const PAGING_MEMPOOL_SIZE = 16;
 /** xen_domctl_assign_device inside the union: dev u32@16, flags u32@20, then machine_sbdf u32@24 or size u32@24, path@32. */

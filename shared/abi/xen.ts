@@ -57,9 +57,6 @@ export const XENFEAT_ARM_SMCCC_supported = 14;
 export const XENFEAT_not_direct_mapped = 16;
 export const XENFEAT_direct_mapped = 17;
 
-export const SHUTDOWN_poweroff = 0;
-export const SHUTDOWN_crash = 3;
-
 /** struct vcpu_info: evtchn_upcall_pending u8@0, evtchn_upcall_mask u8@1, evtchn_pending_sel u64@8. */
 export const VCPU_INFO_SIZE = 64;
 export const VCPU_INFO_UPCALL_PENDING = 0;

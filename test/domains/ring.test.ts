@@ -1,5 +1,15 @@
-/** The shared ring's arithmetic: hypervisor cases 124 and 125 of the specification. */
+/** The shared ring's arithmetic: hypervisor cases 123 to 125 of the specification. */
 import { describe, expect, it } from "vitest";
+import {
+  createRing,
+  finalCheckResponses,
+  initSharedRing,
+  pendingRequests,
+  pushRequests,
+  pushResponses,
+  putEntries,
+  takeEntries,
+} from "../../domains/ring.ts";
 import {
   freeRequests,
   mustNotify,
@@ -11,6 +21,9 @@ import {
   unconsumedRequests,
 } from "../../shared/abi/ring.ts";
 import { TRANSFER_SLOTS } from "../../shared/abi/transfer.ts";
+import { LINE, lineOf } from "../../shared/layout.ts";
+import { testDom0, testDomain, testModel } from "../hypervisor/harness.ts";
+import { runGuests } from "./guest.ts";
 
 describe("ring sizes", () => {
   it("are the largest power of two of entries that fits behind the 64-byte header", () => {
@@ -67,5 +80,46 @@ describe("notification", () => {
   it("leaves the front as many slots as have no request under way", () => {
     expect(freeRequests(32, 10, 10)).toBe(32);
     expect(freeRequests(32, 1, -31)).toBe(0);
+  });
+});
+
+describe("a back end that dies after it has published and before it notifies", () => {
+  it("hypervisor case 123: leaves its responses for the front's final check, and no event", () => {
+    const model = testModel([testDom0(), testDomain("front")]);
+    const answers: number[] = [];
+    let raised = -1;
+    const { findings } = runGuests(model, {
+      *front(kernel) {
+        const page = (kernel.boot.ram[0]?.base ?? 0) + 64 * 4096;
+        const front = createRing(kernel.cpu, page, 12);
+        yield* initSharedRing(front);
+        yield* putEntries(front, new Uint8Array(2 * 12), 2);
+        yield* pushRequests(front);
+        // The front has seen nothing and is about to sleep; the back publishes, owes an event, and is no more.
+        const back = createRing(kernel.cpu, page, 12);
+        yield* takeEntries(back, new Uint8Array(2 * 12), yield* pendingRequests(back));
+        yield* putEntries(
+          back,
+          Uint8Array.from({ length: 24 }, (_, i) => i),
+          2,
+        );
+        expect(yield* pushResponses(back)).toBe(true);
+        const { words, layout, slot } = kernel.cpu;
+        const before = words[lineOf(layout, slot) + LINE.EVENT];
+        for (
+          let n = yield* finalCheckResponses(front);
+          n > 0;
+          n = yield* finalCheckResponses(front)
+        ) {
+          const into = new Uint8Array(n * 12);
+          yield* takeEntries(front, into, n);
+          answers.push(...into);
+        }
+        raised = (words[lineOf(layout, slot) + LINE.EVENT] ?? 0) - (before ?? 0);
+      },
+    });
+    expect(findings).toEqual([]);
+    expect(answers).toEqual(Array.from({ length: 24 }, (_, i) => i));
+    expect(raised).toBe(0);
   });
 });

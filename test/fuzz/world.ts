@@ -8,11 +8,12 @@
 import { type MachineImage, restoreImage } from "../../explore/image.ts";
 import { audit } from "../../hypervisor/audit.ts";
 import { KNOWN_FINDING } from "../../hypervisor/audit-walkers.ts";
+import { POLL_NONE } from "../../hypervisor/event-upcall.ts";
 import { guestFrame } from "../../hypervisor/guest-access.ts";
 import { hasWork, step } from "../../hypervisor/main.ts";
-import { isPresent, lineField, type Xen } from "../../hypervisor/xen.ts";
+import { GAP_SUSPENDED, isPresent, lineField, type Xen } from "../../hypervisor/xen.ts";
 import { Channel } from "../../shared/channel.ts";
-import { LINE, POLL_NONE, SLOT_DEAD, SLOT_KIND_VCPU, SLOT_LIVE } from "../../shared/layout.ts";
+import { LINE, SLOT_DEAD, SLOT_KIND_VCPU, SLOT_LIVE } from "../../shared/layout.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
 import { ACCESS_OK, leaveForDead, Mmu } from "../../shared/mmu.ts";
 import { DomId } from "../../shared/units.ts";
@@ -89,15 +90,16 @@ export class World {
     return new Channel(this.xen.words, this.xen.layout, slot);
   }
 
-  /** Whether a vCPU waits for an event, as it asked to: it may do so for ever. */
-  #polls(slot: number): boolean {
-    return lineField(this.xen, slot, LINE.POLL) !== POLL_NONE;
+  /** Whether a vCPU waits for an event or for its domain's resumption, as it asked to: it may do so for ever. */
+  #waits(slot: number): boolean {
+    if (lineField(this.xen, slot, LINE.POLL) !== POLL_NONE) return true;
+    return this.xen.pending[slot] !== undefined && this.xen.gaps[slot] === GAP_SUSPENDED;
   }
 
   /** Whether nothing is under way but what `slot` may ask for next. */
   isQuiet(): boolean {
     for (let slot = 0; slot < this.slots; slot++) {
-      if (this.#polls(slot)) continue;
+      if (this.#waits(slot)) continue;
       if (this.xen.pending[slot] !== undefined || !this.channel(slot).idle) return false;
     }
     return true;
@@ -152,7 +154,7 @@ export class World {
     }
     this.leaveDeadSlots();
     for (let slot = 0; slot < this.slots; slot++) {
-      if (this.isLive(slot) && !this.#polls(slot) && !this.channel(slot).idle) {
+      if (this.isLive(slot) && !this.#waits(slot) && !this.channel(slot).idle) {
         throw new Violation(`slot ${slot} waits for an answer that nobody gives`);
       }
     }

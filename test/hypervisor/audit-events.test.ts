@@ -1,13 +1,14 @@
 /** The audit of the FIFO ABI and of pollers: silent in use, and each invariant seen to fail on one word planted wrong. */
 import { expect, test } from "vitest";
 import { audit } from "../../hypervisor/audit.ts";
+import { POLL_ANY } from "../../hypervisor/event-upcall.ts";
 import type { Xen } from "../../hypervisor/xen.ts";
 import {
   EVTCHN_FIFO_BUSY,
   EVTCHN_FIFO_LINKED,
   EVTCHNOP_send,
 } from "../../shared/abi/event-channel.ts";
-import { DOM, domainOf, LINE, lineOf, MACHINE, POLL_ANY } from "../../shared/layout.ts";
+import { DOM, domainOf, LINE, lineOf, MACHINE } from "../../shared/layout.ts";
 import { EVTCHN_FIFO_ARRAY_PAGES, VCPUS_MAX } from "../../shared/limits.ts";
 import { slotOf } from "./domains.ts";
 import { portOp } from "./event-calls.ts";

@@ -82,7 +82,7 @@ function mapped(): Trio & { readonly frame: number; readonly handle: number } {
 const kill = (story: Trio, domid: number): number =>
   domctl(story.machine, XEN_DOMCTL_destroydomain, domid);
 
-describe("case 118: the mapper dies", () => {
+describe("hypervisor case 118: the mapper dies", () => {
   test("the granter's bits clear and its page count returns to the allocation reference", () => {
     const story = mapped();
     const { machine, granter, mapper, frame } = story;
@@ -123,7 +123,7 @@ describe("case 118: the mapper dies", () => {
   });
 });
 
-describe("case 119: the granter dies with a page mapped", () => {
+describe("hypervisor case 119: the granter dies with a page mapped", () => {
   test("the mapper keeps the page, the rest is freed, and its last unmap takes the domain along", () => {
     const story = mapped();
     const { machine, granter, mapper, frame, handle } = story;
@@ -142,7 +142,7 @@ describe("case 119: the granter dies with a page mapped", () => {
   });
 });
 
-test("case 120: a dying granter's pinned page can still be mapped, its others cannot, and a gone one is unknown", () => {
+test("hypervisor case 120: a dying granter's pinned page can still be mapped, its others cannot, and a gone one is unknown", () => {
   const story = mapped();
   const { machine, granter, mapper, handle } = story;
   kill(story, granter.domid);
@@ -156,7 +156,7 @@ test("case 120: a dying granter's pinned page can still be mapped, its others ca
   expect(audit(machine.xen)).toEqual([]);
 });
 
-test("case 121: a page that its owner's death freed after the unmap is scrubbed", () => {
+test("hypervisor case 121: a page that its owner's death freed after the unmap is scrubbed", () => {
   const story = mapped();
   const { machine, granter, mapper, frame, handle } = story;
   kill(story, granter.domid);
@@ -165,7 +165,7 @@ test("case 121: a page that its owner's death freed after the unmap is scrubbed"
   expect(machine.xen.memory.load(FrameIndex(frame), 0)).toBe(0);
 });
 
-test("case 122: a mapper that dies between the two passes of its unmap drops each reference once", () => {
+test("hypervisor case 122: a mapper that dies between the two passes of its unmap drops each reference once", () => {
   const story = mapped();
   const { machine, granter, mapper, frame, handle } = story;
   const { xen } = machine;
