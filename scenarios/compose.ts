@@ -6,6 +6,8 @@
  */
 import { transferBack } from "../domains/drivers/transfer-back.ts";
 import { transferFront } from "../domains/drivers/transfer-front.ts";
+import { DEATHS, type Death, userBack } from "../domains/drivers/user-back.ts";
+import { userFront } from "../domains/drivers/user-front.ts";
 import type { Kernel } from "../domains/kernel.ts";
 import { unknownName } from "../shared/nearest.ts";
 import {
@@ -56,6 +58,25 @@ const PROGRAMS: Readonly<Record<string, Shipped>> = {
       const device = args.device === undefined ? {} : { device: String(args.device) };
       const frontends = args.frontends === undefined ? {} : { frontends: Number(args.frontends) };
       return (kernel) => transferBack(kernel, { source, ...device, ...frontends });
+    },
+  },
+  "user-front": {
+    arguments: ["backend"],
+    make: (path, args) => {
+      const backend = String(required(path, args, "backend"));
+      return (kernel) => userFront(kernel, { backend });
+    },
+  },
+  "user-back": {
+    arguments: ["granter", "death"],
+    make: (path, args) => {
+      const granter = String(required(path, args, "granter"));
+      const death = String(args.death ?? "orderly end");
+      const known = Object.keys(DEATHS);
+      if (!known.includes(death)) {
+        throw new ScenarioError(`${path}.death`, unknownName("death", death, known));
+      }
+      return (kernel) => userBack(kernel, { granter, death: death as Death });
     },
   },
 };

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { inventoryOf } from "../../domains/inventory.ts";
 import type { Kernel } from "../../domains/kernel.ts";
 import { storeWord } from "../../domains/memory.ts";
 import { allocPage, pageToPhys } from "../../domains/pages.ts";
@@ -37,7 +38,7 @@ import { E2BIG, EFAULT, EINVAL, ENOSYS, ENOTTY, EPERM, ESRCH } from "../../share
 import type { Program } from "../../shared/trap.ts";
 import { testDom0, testDomain } from "../hypervisor/harness.ts";
 import { EXTENDED, guestModel, runGuests } from "./guest.ts";
-import { leftovers, loadUserWord, NOWHERE, PAGE, rest, staged, storeUserWord } from "./user.ts";
+import { loadUserWord, NOWHERE, PAGE, rest, staged, storeUserWord } from "./user.ts";
 
 const GUEST = 1;
 
@@ -63,11 +64,11 @@ function inDom0(program: (privcmd: Privcmd) => Program, signal = 0): void {
   }
   function* dom0(kernel: Kernel): Program {
     while (gfns.length < 4) yield* rest(kernel);
-    const before = leftovers(kernel);
+    const before = inventoryOf(kernel);
     ended.signal = yield* runProcess(kernel, "toolstack", function* (process) {
       yield* program({ process, fd: yield* sysOpen(process, "/dev/xen/privcmd"), gfns });
     });
-    expect(leftovers(kernel)).toEqual(before);
+    expect(inventoryOf(kernel)).toEqual(before);
   }
   const model = guestModel([testDom0({ extendedRegions: [EXTENDED] }), testDomain("guest")]);
   expect(runGuests(model, { dom0, guest }).findings).toEqual([]);

@@ -1,5 +1,11 @@
 import { describe, expect, test } from "vitest";
-import { copyToUser, structFromUser } from "../../domains/address-space.ts";
+import {
+  copyToUser,
+  pinUserPage,
+  structFromUser,
+  unpinUserPage,
+} from "../../domains/address-space.ts";
+import { differences, inventoryOf } from "../../domains/inventory.ts";
 import { pageRefcount } from "../../domains/pages.ts";
 import { fileOf, type Process } from "../../domains/process.ts";
 import {
@@ -30,6 +36,7 @@ import {
 import { item } from "../../shared/assert.ts";
 import { EBADF, EINVAL, ENODEV, ENOENT, ENOMEM, ENOTTY } from "../../shared/status.ts";
 import type { Program } from "../../shared/trap.ts";
+import type { Pfn } from "../../shared/units.ts";
 import {
   gntdevBehind,
   loadUserWord,
@@ -224,5 +231,22 @@ test("a killed process makes no further call, and its waiting parent hears of it
       calls.made++;
     });
     expect([signal, calls.made]).toEqual([SIGKILL, 1]);
+  });
+});
+
+test("a page and a mapping that somebody forgets are named by the inventory", () => {
+  withGrants(function* (file, { refs }) {
+    const { process } = file;
+    const { kernel } = process;
+    const before = inventoryOf(kernel);
+    let forgotten: Pfn | undefined;
+    yield* runProcess(kernel, "forgetful", function* (forgetful) {
+      forgotten = pinUserPage(forgetful, yield* anonymous(forgetful, 1), { write: true });
+    });
+    expect(differences(before, inventoryOf(kernel))).toEqual(["freePages"]);
+    if (forgotten !== undefined) unpinUserPage(process, forgotten);
+    const mapping = yield* mapGrants(file, named(refs));
+    expect(mapping).not.toBeTypeOf("number");
+    expect(differences(before, inventoryOf(kernel))).toContain("foreign");
   });
 });

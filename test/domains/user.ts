@@ -7,6 +7,7 @@ import { type DmaBuf, dmaBufGet } from "../../domains/dma-buf.ts";
 import { gntdevOf } from "../../domains/gntdev.ts";
 import type { Gntdev } from "../../domains/gntdev-state.ts";
 import { grantForeignAccess, tryEndForeignAccess } from "../../domains/grant-table.ts";
+import { inventoryOf } from "../../domains/inventory.ts";
 import { giveWay, type Kernel, sleep } from "../../domains/kernel.ts";
 import { storeWord } from "../../domains/memory.ts";
 import { allocPage, pageToPhys } from "../../domains/pages.ts";
@@ -44,23 +45,6 @@ export interface UserOptions {
   readonly seed?: number;
 }
 
-/** Counts of a kernel that a process must leave as it found them. */
-export function leftovers({ memory, user, events }: Kernel): Readonly<Record<string, number>> {
-  const chunks = memory.unpopulated.pool?.chunks ?? [];
-  return {
-    // A page of event words stays with the kernel.
-    freePages: memory.pages.freeCount + events.arrayPages.length,
-    // A section that was hot-added stays; what counts is what is handed out of it.
-    poolBytes: chunks.reduce((sum, { start, end, avail }) => sum + end + 1 - start - avail, 0),
-    // A table that has grown stays grown.
-    usedRefs: memory.grants.refs.size - memory.grants.refs.freeCount,
-    deferred: memory.grants.deferred.length,
-    foreign: memory.foreign.entries.length,
-    ports: events.irqs.filter((info) => (info?.refcnt ?? 0) > 0).length,
-    grefs: user.grefs.length,
-  };
-}
-
 /** Runs a backend's program as a process with gntdev open; nothing may be left of it, here or at the frontend. */
 export function withGrants(program: UserTest, options: UserOptions = {}): void {
   const count = options.pages ?? 3;
@@ -89,11 +73,11 @@ export function withGrants(program: UserTest, options: UserOptions = {}): void {
   function* back(kernel: Kernel): Program {
     while (shared.front === undefined) yield* rest(kernel);
     const { front } = shared;
-    const before = leftovers(kernel);
+    const before = inventoryOf(kernel);
     yield* runProcess(kernel, "back", function* (process) {
       yield* program({ process, fd: yield* sysOpen(process, GNTDEV) }, front);
     });
-    expect(leftovers(kernel)).toEqual(before);
+    expect(inventoryOf(kernel)).toEqual(before);
     shared.done = true;
   }
   const model = guestModel(
