@@ -50,6 +50,8 @@ export interface Bench {
   readonly records: number[][];
   /** Runs before each yield of a point. */
   onPoint: (inside: boolean) => void;
+  /** Runs while the medium is read: the command has been taken, and no byte has moved. */
+  onHostRead: () => void;
   setMode(mode: number): void;
   setRegister(offset: number, value: number): void;
   command(fileOffset: number, segments: readonly (readonly [number, number])[]): void;
@@ -91,6 +93,7 @@ export function makeBench(spec: Partial<DeviceSpec>, fileBytes: number): Bench {
     ram: model.banks[0]?.base ?? 0,
     records,
     onPoint: () => {},
+    onHostRead: () => {},
     setMode: (mode) => {
       words[line + LINE.MODE] = mode;
       words[line + LINE.GENERATION] = (words[line + LINE.GENERATION] ?? 0) + 1;
@@ -128,6 +131,7 @@ function step(bench: Bench, program: Program<never>, event: () => number, fileBy
       const { record } = trap;
       bench.records.push([record[RECORD_OP] ?? 0, ...[0, 1, 2].map((i) => recordArg(record, i))]);
     } else if (trap.kind === TRAP_HOST_READ) {
+      bench.onHostRead();
       if (fileBytes < 0) input = -1;
       else input = Math.max(0, Math.min(trap.length, fileBytes - trap.offset));
       for (let i = 0; i < input; i++) trap.into[i] = fileByte(trap.offset + i);

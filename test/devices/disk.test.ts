@@ -68,7 +68,7 @@ describe("the disk", () => {
     expect(bench.records).toEqual([[DEVICE_RAISE, 5, 0, 0]]);
   });
 
-  it("is busy while it moves bytes, and a rewritten segment list no longer matters then", () => {
+  it("hypervisor case 126: is busy while it moves bytes, and a command rewritten then has no effect", () => {
     const bench = makeBench(IDENTITY, 10_000);
     const seen: number[] = [];
     bench.onPoint = () => {

@@ -11,9 +11,11 @@ const FOLDERS = [
   "shared",
   "hypervisor",
   "domains",
+  "devices",
   "explore",
   "test/domains",
   "test/hypervisor",
+  "test/devices",
   "test/explore",
   "test/fuzz",
 ];

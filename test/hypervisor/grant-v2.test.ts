@@ -1,5 +1,6 @@
 // Grant tables of version 2, in the x86 profile.
 import { describe, expect, it } from "vitest";
+import { releasePin, takePin } from "../../hypervisor/active-entry.ts";
 import { entryCell, statusOf } from "../../hypervisor/grant-v2.ts";
 import {
   GNTMAP_host_map,
@@ -9,8 +10,8 @@ import {
   GTF_writing,
 } from "../../shared/abi/grant.ts";
 import { DOMID_SELF, HYPERVISOR_grant_table_op } from "../../shared/abi/xen.ts";
-import { EBUSY, ERANGE } from "../../shared/status.ts";
-import { FrameIndex } from "../../shared/units.ts";
+import { EAGAIN, EBUSY, ERANGE } from "../../shared/status.ts";
+import { DomId, FrameIndex } from "../../shared/units.ts";
 import { argumentAddress, copyOne, mapOne, setEntry } from "./grants.ts";
 import {
   type Actor,
@@ -76,6 +77,23 @@ describe("version 2 of a grant table on x86", () => {
     expect(setVersion(a, 2)).toBe(0);
     expect(mapFrom(b, a, 8)).toBe(-1);
     expect(mapFrom(b, a, 256)).toBe(-3);
+  });
+
+  it("hypervisor case 63: a part of a page that is pinned keeps version 2: busy, or try again when it is a reserved entry", () => {
+    const { machine, a, b, setVersion, store } = boot();
+    expect(setVersion(a, 2)).toBe(0);
+    // Only a copy pins a part, and it lets go before anybody else is served: the pins are as one leaves them in between.
+    const part = { part: true, start: 100, length: 100 };
+    for (const [ref, refusal] of [
+      [8, -EBUSY],
+      [3, -EAGAIN],
+    ] as const) {
+      store(a, ref, [SUB_PAGE | (b.domid << 16), 100 | (100 << 16), a.ram + 1, 0]);
+      takePin(machine.xen, a.domid, ref, b.domid, 0, true, part);
+      expect(setVersion(a, 1)).toBe(refusal);
+      releasePin(machine.xen, DomId(a.domid), ref, true);
+    }
+    expect(setVersion(a, 1)).toBe(0);
   });
 
   it("hypervisor case 64: a reserved entry with a frame beyond 32 bits has no place in version 1", () => {
