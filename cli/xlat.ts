@@ -2,6 +2,7 @@
  * `gfn2mfn xlat`: one address followed through every table, as the CPU and as each device of the domain; without
  * a gfn, what the domain has mapped.
  */
+import { NOT_PRESENT } from "../shared/limits.ts";
 import { unknownName } from "../shared/nearest.ts";
 import { formatHex, parseAddress } from "../shared/sizes.ts";
 import { EXIT_SUCCESS, UsageError } from "../toolstack/exit-codes.ts";
@@ -51,6 +52,9 @@ export async function xlat(
   const domid = domidNamed(view, domain);
   const when = typeof stage === "number" ? `step ${stage}` : stage;
   if (domid === undefined) throw new UsageError(`${domain} does not exist at ${when}`);
+  if (rootOf(view, domid) === NOT_PRESENT) {
+    throw new UsageError(`${domain} has no P2M: it is not translated, its gfn is the mfn`);
+  }
   process.stderr.write(
     `${id}, ${prepared.resolved.variant}: seed ${options.seed}, at ${when}, domain ${domain} is d${domid}\n`,
   );

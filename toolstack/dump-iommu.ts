@@ -4,6 +4,7 @@
  * Behaviour: xen/drivers/passthrough/iommu.c, iommu_dump_page_tables(), for debug key `o`; faults are ours.
  */
 import { at } from "../shared/assert.ts";
+import { CONTEXT, contextOf } from "../shared/iommu-layout.ts";
 import {
   DOM,
   FAULT_WORDS,
@@ -11,68 +12,103 @@ import {
   lineOf,
   MACHINE,
   mfnAt,
-  SLOT_KIND_DEVICE,
   WALK_BARE,
   WALK_BLOCKED,
+  WALK_OFF,
 } from "../shared/layout.ts";
 import { IOMMU_FAULTS_KEPT, NOT_PRESENT } from "../shared/limits.ts";
 import { FAULT_NAMES } from "../shared/mmu.ts";
 import { formatHex } from "../shared/sizes.ts";
-import { slotName, slotsOf } from "./dump-pages.ts";
-import { domainWord, section } from "./dump-section.ts";
+import { slotName } from "./dump-pages.ts";
+import { domainText, domainWord, section } from "./dump-section.ts";
 import type { View } from "./view.ts";
 
 interface DeviceRow {
   readonly device: string;
   readonly slot: number;
   readonly streamId: number;
-  /** translated: through `table`; bare: no IOMMU, an address is a machine address; blocked: nobody's. */
-  readonly mode: "translated" | "bare" | "blocked";
-  /** Machine frame of the table's root. */
+  /** translated: through `table`; bare: no IOMMU, an address is a machine address; blocked: every access faults. */
+  readonly mode: "translated" | "bare" | "blocked" | "off";
+  /** Domain in whose context it is, or -1: nobody's. */
+  readonly context: number;
+  /** Domain that its registers and its interrupt were handed to, or -1. */
+  readonly owner: number;
+  /** Machine frame of the table's root, and whose table it is. */
   readonly table?: number;
-  /** Whether it is the domain's P2M itself. */
-  readonly sharesP2m?: boolean;
+  readonly tableOf?: "P2M" | "own table" | "scratch page";
+  /** Put into quarantine by request. */
+  readonly quarantined: boolean;
+  /** Its IOTLB may hold translations that have been taken away. */
+  readonly deferred: boolean;
   readonly faults: number;
 }
 
 const MODES: Readonly<Record<number, DeviceRow["mode"]>> = {
   [WALK_BARE]: "bare",
   [WALK_BLOCKED]: "blocked",
+  [WALK_OFF]: "off",
 };
 
-function deviceRows(view: View, domid: number): readonly DeviceRow[] {
+function deviceRow(view: View, device: number): DeviceRow {
   const { layout, words } = view;
-  const root = domainWord(view, domid, DOM.P2M_ROOT);
-  return slotsOf(view, domid).flatMap((slot) => {
-    const line = lineOf(layout, slot);
-    if (at(words, line + LINE.KIND) !== SLOT_KIND_DEVICE) return [];
-    const own = at(words, line + LINE.ROOT);
-    const mode = MODES[at(words, line + LINE.MODE)] ?? "translated";
-    const isTable = mode === "translated" && own !== NOT_PRESENT;
-    const table = isTable ? { table: mfnAt(layout, own), sharesP2m: own === root } : {};
-    const streamId = layout.model.devices[at(words, line + LINE.NUMBER)]?.streamId ?? 0;
-    const faults = at(words, line + LINE.FAULTS);
-    return [{ device: slotName(view, slot), slot, streamId, mode, ...table, faults }];
-  });
+  const slot = at(words, layout.deviceSlot + device);
+  const line = lineOf(layout, slot);
+  const own = contextOf(layout, device);
+  const context = at(words, line + LINE.DOMAIN);
+  const mode = MODES[at(words, line + LINE.MODE)] ?? "translated";
+  return {
+    device: slotName(view, slot),
+    slot,
+    streamId: layout.model.devices[device]?.streamId ?? 0,
+    mode,
+    context,
+    owner: at(words, own + CONTEXT.OWNER),
+    ...(mode === "translated" ? tableOf(view, context, at(words, line + LINE.ROOT)) : {}),
+    quarantined: at(words, own + CONTEXT.QUARANTINED) === 1,
+    deferred: at(words, own + CONTEXT.DEFERRED) === 1,
+    faults: at(words, line + LINE.FAULTS),
+  };
 }
 
-function tableText({ mode, table, sharesP2m }: DeviceRow): string {
+function tableOf(view: View, context: number, root: number): Pick<DeviceRow, "table" | "tableOf"> {
+  if (root === NOT_PRESENT) return {};
+  const table = mfnAt(view.layout, root);
+  if (context === NOT_PRESENT) return { table, tableOf: "scratch page" };
+  const isP2m = domainWord(view, context, DOM.P2M_ROOT) === root;
+  return { table, tableOf: isP2m ? "P2M" : "own table" };
+}
+
+/** Devices that nobody has: in quarantine, or not handed out yet. */
+export const strayDevices = (view: View): readonly object[] =>
+  allDevices(view).filter(({ context, owner }) => context < 0 && owner < 0);
+
+const allDevices = (view: View): readonly DeviceRow[] =>
+  view.layout.model.devices.map((_, device) => deviceRow(view, device));
+
+function tableText({ mode, table, tableOf: whose }: DeviceRow): string {
   if (mode === "bare") return "none: its addresses are machine addresses";
   if (table === undefined) return "none: every access faults";
-  return `root mfn ${formatHex(table)}${sharesP2m === true ? ", the P2M" : ", its own"}`;
+  return `${whose}, root mfn ${formatHex(table)}`;
 }
+
+const marksText = ({ quarantined, deferred }: DeviceRow): string =>
+  [quarantined ? ["quarantined"] : [], deferred ? ["flush due"] : []].flat().join(", ") || "–";
 
 export const iommuSection = section<DeviceRow>({
   what: "iommu",
-  title: "devices in its IOMMU context",
+  title: "devices",
   columns: [
     { title: "device", text: ({ device }) => device },
     { title: "stream id", align: "right", text: ({ streamId }) => formatHex(streamId) },
+    { title: "owner", text: ({ owner }) => domainText(owner) },
+    { title: "context", text: ({ context }) => domainText(context) },
     { title: "mode", text: ({ mode }) => mode },
     { title: "table", text: tableText },
+    { title: "marks", text: marksText },
     { title: "faults", align: "right", text: ({ faults }) => String(faults) },
   ],
-  read: deviceRows,
+  read: (view, domid) =>
+    allDevices(view).filter(({ context, owner }) => context === domid || owner === domid),
 });
 
 interface IdentityRow {

@@ -3,11 +3,27 @@
  * cached. Neighbours that say the same are one row.
  */
 import { at } from "../shared/assert.ts";
-import { PGC_allocated, PGC_count_mask, PGC_static, PGC_xen_heap } from "../shared/frame-flags.ts";
+import {
+  PGC_allocated,
+  PGC_count_mask,
+  PGC_static,
+  PGC_xen_heap,
+  PGT_count_mask,
+  PGT_l1_page_table,
+  PGT_l4_page_table,
+  PGT_none,
+  PGT_pinned,
+  PGT_type_mask,
+  PGT_type_shift,
+  PGT_validated,
+  PGT_writable_page,
+} from "../shared/frame-flags.ts";
+import { IOMMU_DOMAIN, iommuDomainOf } from "../shared/iommu-layout.ts";
+import { iommuSettings } from "../shared/iommu-settings.ts";
 import { DOM, LINE, lineOf, mfnAt, SLOT_KIND_DEVICE, SLOT_LIVE } from "../shared/layout.ts";
 import { NOT_PRESENT, TLB_ENTRIES } from "../shared/limits.ts";
 import { formatHex } from "../shared/sizes.ts";
-import { domainWord, section } from "./dump-section.ts";
+import { domainWord, type SectionSpec, section } from "./dump-section.ts";
 import { eachMapping } from "./p2m-walk.ts";
 import type { View } from "./view.ts";
 
@@ -57,16 +73,6 @@ interface P2mRow extends Run {
 const sameEntry = (a: P2mRow, b: P2mRow): boolean =>
   a.type === b.type && a.permissions === b.permissions && a.block === b.block;
 
-function p2mRows(view: View, domid: number): readonly P2mRow[] {
-  const root = domainWord(view, domid, DOM.P2M_ROOT);
-  if (root === NOT_PRESENT) return [];
-  const rows: P2mRow[] = [];
-  eachMapping(view, root, (first, { covers, mfn, type, permissions }) => {
-    rows.push({ first, count: covers, mfn, type, permissions, block: covers });
-  });
-  return join(rows, sameEntry);
-}
-
 /** Neighbours of one kind in one row, wherever their machine frames lie. */
 function shorten<Row extends Run>(
   rows: readonly Row[],
@@ -89,25 +95,56 @@ const mfnText = ({ mfn, count, isScattered }: Run): string =>
 
 const BLOCKS: Readonly<Record<number, string>> = { 1: "4 KiB", 512: "2 MiB", 262144: "1 GiB" };
 
-export const p2mSection = section<P2mRow>({
-  what: "p2m",
-  title: "P2M",
+/** Everything that the table with this root maps. */
+function mappingsOf(view: View, root: number): readonly P2mRow[] {
+  const rows: P2mRow[] = [];
+  if (root === NOT_PRESENT) return rows;
+  eachMapping(view, root, (first, { covers, mfn, type, permissions }) => {
+    rows.push({ first, count: covers, mfn, type, permissions, block: covers });
+  });
+  return join(rows, sameEntry);
+}
+
+/** What both kinds of table are shown as. `number` is what they are walked by. */
+const tableSection = (
+  number: "gfn" | "dfn",
+): Pick<SectionSpec<P2mRow>, "columns" | "shorten" | "runs"> => ({
   columns: [
-    { title: "gfn", text: ({ first, count }) => rangeText(first, count) },
+    { title: number, text: ({ first, count }) => rangeText(first, count) },
     { title: "frames", align: "right", text: ({ count }) => String(count) },
     { title: "type", text: ({ type }) => type },
     { title: "may", text: ({ permissions }) => permissions },
     { title: "entries", text: ({ block }) => BLOCKS[block] ?? String(block) },
     { title: "mfn", text: mfnText },
   ],
-  read: p2mRows,
   shorten: (rows) => shorten(rows, sameEntry),
   runs: { split, join: (rows) => join(rows, sameEntry) },
+});
+
+export const p2mSection = section<P2mRow>({
+  ...tableSection("gfn"),
+  what: "p2m",
+  title: "P2M",
+  read: (view, domid) => mappingsOf(view, domainWord(view, domid, DOM.P2M_ROOT)),
+});
+
+/** The table that its devices walk, where that is not the P2M. */
+export const iommuTableSection = section<P2mRow>({
+  ...tableSection("dfn"),
+  what: "iommu",
+  name: "iommuTable",
+  title: "IOMMU table of its own",
+  read: (view, domid) =>
+    iommuSettings(view.layout.model).tables === "shared"
+      ? []
+      : mappingsOf(view, at(view.words, iommuDomainOf(view.layout, domid) + IOMMU_DOMAIN.ROOT)),
 });
 
 interface FrameRow extends Run {
   readonly references: number;
   readonly flags: readonly string[];
+  /** Page type and how often it is relied on, in a machine with PV domains. */
+  readonly type?: string;
   /** Bursts that devices have written into each of them. */
   readonly bursts: number;
 }
@@ -119,7 +156,28 @@ const FLAGS: readonly (readonly [number, string])[] = [
 ];
 
 const sameUse = (a: FrameRow, b: FrameRow): boolean =>
-  a.references === b.references && a.bursts === b.bursts && a.flags.join() === b.flags.join();
+  a.references === b.references &&
+  a.bursts === b.bursts &&
+  a.type === b.type &&
+  a.flags.join() === b.flags.join();
+
+const TYPE_NAMES: Readonly<Record<number, string>> = {
+  [PGT_none]: "none",
+  [PGT_l1_page_table]: "l1",
+  [PGT_l4_page_table]: "l4",
+  [PGT_writable_page]: "writable",
+};
+
+/** `l1 x2 pinned validated`; nothing in a machine whose frames have no types. */
+function typeOf({ layout, words }: View, frame: number): { readonly type?: string } {
+  if (layout.frameType === NOT_PRESENT) return {};
+  const word = at(words, layout.frameType + frame);
+  const number = (word & PGT_type_mask) >>> PGT_type_shift;
+  const parts = [`${TYPE_NAMES[number] ?? `l${number}`} x${word & PGT_count_mask}`];
+  if ((word & PGT_pinned) !== 0) parts.push("pinned");
+  if ((word & PGT_validated) !== 0) parts.push("validated");
+  return { type: parts.join(" ") };
+}
 
 /** The frame table, not the domain's page list: whatever says that it belongs to the domain. */
 function frameRows(view: View, domid: number): readonly FrameRow[] {
@@ -135,6 +193,7 @@ function frameRows(view: View, domid: number): readonly FrameRow[] {
       mfn,
       references: count & PGC_count_mask,
       flags: FLAGS.flatMap(([bit, name]) => ((count & bit) === 0 ? [] : [name])),
+      ...typeOf(view, frame),
       bursts: at(words, layout.frameDma + frame),
     });
   }
@@ -145,8 +204,8 @@ function frameRows(view: View, domid: number): readonly FrameRow[] {
 const RUNS_SHOWN = 8;
 
 function shortenFrames(rows: readonly FrameRow[]): readonly FrameRow[] {
-  const kinds = Map.groupBy(rows, ({ references, flags, bursts }) =>
-    JSON.stringify([references, flags, bursts]),
+  const kinds = Map.groupBy(rows, ({ references, flags, bursts, type }) =>
+    JSON.stringify([references, flags, bursts, type]),
   );
   return [...kinds.values()].flatMap((kind) => {
     const [first] = kind;
@@ -165,6 +224,7 @@ export const framesSection = section<FrameRow>({
     { title: "references", align: "right", text: ({ references }) => String(references) },
     { title: "bursts", align: "right", text: ({ bursts }) => String(bursts) },
     { title: "flags", text: ({ flags }) => flags.join(" ") },
+    { title: "type", text: ({ type }) => type ?? "–" },
   ],
   read: frameRows,
   shorten: shortenFrames,

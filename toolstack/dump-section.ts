@@ -39,7 +39,7 @@ export interface ColumnSpec<Row> {
   text(row: Row): string;
 }
 
-interface SectionSpec<Row> {
+export interface SectionSpec<Row> {
   readonly what: What;
   readonly name?: string;
   readonly title: string;

@@ -4,6 +4,7 @@
  * Ours; the words at the head of a domain are those of Xen's debug key `q`.
  */
 import { at } from "../shared/assert.ts";
+import { iommuSettings } from "../shared/iommu-settings.ts";
 import {
   CDF_directmap,
   CDF_hardware,
@@ -17,8 +18,8 @@ import {
 } from "../shared/layout.ts";
 import { MAPTRACK_PER_FRAME } from "../shared/limits.ts";
 import { grantsSection, maptrackSection } from "./dump-grants.ts";
-import { faultsSection, identitySection, iommuSection } from "./dump-iommu.ts";
-import { framesSection, p2mSection, tlbSection } from "./dump-pages.ts";
+import { faultsSection, identitySection, iommuSection, strayDevices } from "./dump-iommu.ts";
+import { framesSection, iommuTableSection, p2mSection, tlbSection } from "./dump-pages.ts";
 import { portsSection } from "./dump-ports.ts";
 import { domainWord, isPresent, type Section, type What } from "./dump-section.ts";
 import { domainName, type View } from "./view.ts";
@@ -30,6 +31,7 @@ const SECTIONS: readonly Section[] = [
   maptrackSection,
   portsSection,
   iommuSection,
+  iommuTableSection,
   identitySection,
   faultsSection,
   tlbSection,
@@ -52,7 +54,10 @@ export interface MachineDump {
   readonly freeXenHeapPages: number;
   readonly flushes: number;
   readonly zombies: number;
+  readonly iommu: ReturnType<typeof iommuSettings>;
   readonly iommuFaults: number;
+  /** Devices in nobody's context; absent unless the IOMMU is asked for. */
+  readonly strayDevices?: readonly object[];
   readonly domains: readonly DomainDump[];
 }
 
@@ -77,7 +82,9 @@ export function dumpMachine(
     freeXenHeapPages: word(MACHINE.XEN_HEAP_FREE),
     flushes: word(MACHINE.FLUSHES),
     zombies: word(MACHINE.DEAD_DOMAINS),
+    iommu: iommuSettings(view.layout.model),
     iommuFaults: word(MACHINE.FAULT_COUNT),
+    ...(what.includes("iommu") ? { strayDevices: strayDevices(view) } : {}),
     domains: domids
       .filter((domid) => isPresent(view, domid))
       .map((domid) => dumpDomain(view, what, domid)),
@@ -159,6 +166,8 @@ export function dumpLines(dump: MachineDump, bold: (text: string) => string): re
       lines.push(`  ${bold(section.title)}${table.length === 0 ? ": none" : ""}`, ...table);
     }
   }
+  const stray = iommuSection.lines(dump.strayDevices ?? []).map((line) => `  ${line}`);
+  if (stray.length > 0) lines.push("", bold("devices in nobody's context"), ...stray);
   return lines;
 }
 

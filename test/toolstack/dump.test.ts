@@ -236,7 +236,15 @@ test("a device's context, its identity entries, its faults and its cached transl
   const { xen } = machine;
   const frame = (rowsOf(machine, u, "p2m") as readonly { mfn: number }[])[0]?.mfn;
   expect(rowsOf(machine, dom0, "iommu")).toMatchObject([
-    { device: "disk", slot: 1, mode: "translated", sharesP2m: true, faults: 0 },
+    {
+      device: "disk",
+      slot: 1,
+      mode: "translated",
+      owner: 0,
+      context: 0,
+      tableOf: "P2M",
+      faults: 0,
+    },
   ]);
   expect(rowsOf(machine, dom0, "iommuIdentity")).toEqual([{ mfn: frame, readers: 1, writers: 0 }]);
   expect(rowsOf(machine, dom0, "tlb")).toContainEqual({
