@@ -12,6 +12,7 @@ const hypercalls = () => import("./jobs/hypercalls.ts");
 const ring = () => import("./jobs/ring.ts");
 const grants = () => import("./jobs/grants.ts");
 const grantsAlone = () => import("./jobs/grants-alone.ts");
+const gntdev = () => import("./jobs/gntdev.ts");
 const access = () => import("./jobs/access.ts");
 const disk = () => import("./jobs/disk.ts");
 const explore = () => import("./jobs/explore.ts");
@@ -36,6 +37,7 @@ const JOBS: Readonly<Record<JobName, Load>> = {
   grants: async (setup) => (await grants()).throughChannel(setup),
   "grants-direct": async (setup) => (await grantsAlone()).handlers(setup),
   "grants-bare": async (setup) => (await grantsAlone()).tables(setup),
+  gntdev: async (setup) => (await gntdev()).endToEnd(setup),
   walk: async () => (await access()).walks(),
   "tlb-hit": async () => (await access()).hits(),
   bracket: async () => (await access()).brackets(),

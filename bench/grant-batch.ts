@@ -24,27 +24,29 @@ import {
 } from "../shared/abi/grant.ts";
 import { HYPERVISOR_grant_table_op } from "../shared/abi/xen.ts";
 import { at, item } from "../shared/assert.ts";
-import { GRANT_ENTRY_BYTES, PAGE_SIZE } from "../shared/limits.ts";
+import { GRANT_ENTRIES_PER_FRAME, GRANT_ENTRY_BYTES, PAGE_SIZE } from "../shared/limits.ts";
 import { ACCESS_READ, ACCESS_WRITE } from "../shared/mmu.ts";
 import { openPage, placeGrantTable, type RawGuest, recordOf } from "./raw-guest.ts";
 
-/** Elements of the largest batch: its map structures fill one page. */
-export const BATCH_MAX = PAGE_SIZE / MAP_SIZE;
+/** Elements of the largest batch. */
+export const BATCH_MAX = 1024;
 /** The first granted page of the granter's RAM, behind its argument page. */
 const FIRST_PAGE = 8;
 
 export const refOf = (i: number): number => GNTTAB_NR_RESERVED_ENTRIES + i;
 
-/** The granter lets `mapper` use `count` of its pages. */
-export function grantPages(granter: RawGuest, mapper: RawGuest, count = BATCH_MAX): void {
-  placeGrantTable(granter);
-  openPage(granter, granter.domain.grantTableGfn, ACCESS_WRITE);
-  for (let i = 0; i < count; i++) {
-    const entry = refOf(i) * GRANT_ENTRY_BYTES;
-    granter.mmu.store(entry + GRANT_ENTRY_FRAME, granter.ram + FIRST_PAGE + i);
-    granter.mmu.store(entry + GRANT_ENTRY_HEADER, GTF_permit_access | (mapper.domid << 16));
+/** The granter lets domain `domid` use `count` of its pages, by the references from the `first` on. */
+export function grantPages(granter: RawGuest, domid: number, count: number, first = 0): void {
+  const end = refOf(first + count);
+  placeGrantTable(granter, Math.ceil(end / GRANT_ENTRIES_PER_FRAME));
+  for (let ref = refOf(first); ref < end; ref++) {
+    const frame = Math.floor(ref / GRANT_ENTRIES_PER_FRAME);
+    const entry = (ref % GRANT_ENTRIES_PER_FRAME) * GRANT_ENTRY_BYTES;
+    openPage(granter, granter.domain.grantTableGfn + frame, ACCESS_WRITE);
+    granter.mmu.store(entry + GRANT_ENTRY_FRAME, granter.ram + FIRST_PAGE + ref - refOf(first));
+    granter.mmu.store(entry + GRANT_ENTRY_HEADER, GTF_permit_access | (domid << 16));
+    granter.mmu.close();
   }
-  granter.mmu.close();
 }
 
 export interface GrantBatch {
@@ -77,7 +79,7 @@ export function grantBatch(mapper: RawGuest, granter: RawGuest, count: number): 
     unmapWords[(i * UNMAP_SIZE + UNMAP_HOST_ADDR) / 4] = ((gfn + i) * PAGE_SIZE) | 0;
   }
   const mapAt = mapper.ram * PAGE_SIZE;
-  const unmapAt = mapAt + PAGE_SIZE;
+  const unmapAt = mapAt + pagesOf(mapWords.byteLength) * PAGE_SIZE;
   const call = (command: number, address: number): Int32Array =>
     recordOf(HYPERVISOR_grant_table_op, [command, address, count]);
   return {
@@ -95,34 +97,43 @@ export function grantBatch(mapper: RawGuest, granter: RawGuest, count: number): 
   };
 }
 
-/** Writes the map structures to guest memory. */
-export function publishMaps({ mapper, mapBytes, mapAt }: GrantBatch): void {
-  openPage(mapper, mapAt / PAGE_SIZE, ACCESS_WRITE);
-  mapper.mmu.write(0, mapBytes, 0, mapBytes.length);
-  mapper.mmu.close();
+const pagesOf = (bytes: number): number => Math.ceil(bytes / PAGE_SIZE);
+
+/** Writes bytes to guest memory from a page boundary on, an access a page. */
+function write({ mapper }: GrantBatch, gaddr: number, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length; done += PAGE_SIZE) {
+    openPage(mapper, (gaddr + done) / PAGE_SIZE, ACCESS_WRITE);
+    mapper.mmu.write(0, bytes, done, Math.min(PAGE_SIZE, bytes.length - done));
+    mapper.mmu.close();
+  }
 }
+
+function read({ mapper }: GrantBatch, gaddr: number, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length; done += PAGE_SIZE) {
+    openPage(mapper, (gaddr + done) / PAGE_SIZE, ACCESS_READ);
+    mapper.mmu.read(0, bytes, done, Math.min(PAGE_SIZE, bytes.length - done));
+    mapper.mmu.close();
+  }
+}
+
+/** Writes the map structures to guest memory. */
+export const publishMaps = (batch: GrantBatch): void => write(batch, batch.mapAt, batch.mapBytes);
 
 /** Reads the map structures back, and writes the unmap structures with the handles found in them. */
 export function publishUnmaps(batch: GrantBatch): void {
-  const { mapper, count, mapBytes, mapWords, unmapBytes, unmapWords, mapAt, unmapAt } = batch;
-  openPage(mapper, mapAt / PAGE_SIZE, ACCESS_READ);
-  mapper.mmu.read(0, mapBytes, 0, mapBytes.length);
-  mapper.mmu.close();
+  const { count, mapBytes, mapWords, unmapBytes, unmapWords, mapAt, unmapAt } = batch;
+  read(batch, mapAt, mapBytes);
   for (let i = 0; i < count; i++) {
     const handle = at(mapWords, (i * MAP_SIZE + MAP_HANDLE) / 4);
     unmapWords[(i * UNMAP_SIZE + UNMAP_HANDLE) / 4] = handle;
   }
-  openPage(mapper, unmapAt / PAGE_SIZE, ACCESS_WRITE);
-  mapper.mmu.write(0, unmapBytes, 0, unmapBytes.length);
-  mapper.mmu.close();
+  write(batch, unmapAt, unmapBytes);
 }
 
 /** Throws unless the newest batch was mapped and unmapped as a whole. */
 export function checkBatch(batch: GrantBatch): void {
-  const { mapper, count, mapWords, unmapBytes, unmapWords, unmapAt } = batch;
-  openPage(mapper, unmapAt / PAGE_SIZE, ACCESS_READ);
-  mapper.mmu.read(0, unmapBytes, 0, unmapBytes.length);
-  mapper.mmu.close();
+  const { count, mapWords, unmapBytes, unmapWords, unmapAt } = batch;
+  read(batch, unmapAt, unmapBytes);
   for (let i = 0; i < count; i++) {
     // MAP_STATUS is the upper half of its word, UNMAP_STATUS the lower.
     const mapped = at(mapWords, (i * MAP_SIZE + MAP_STATUS - 2) / 4) >> 16;

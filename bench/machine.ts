@@ -16,8 +16,9 @@ const deviceModule = new URL("../devices/main.ts", import.meta.url).href;
 /** Indexes of the domains in the model, and their ids. */
 export const MAPPER = 1;
 export const GRANTER = 2;
+export const USER = 3;
 
-/** dom0, which rests, a domain that maps and drives the disk, and one that grants. */
+/** dom0, which rests, a domain that maps and drives the disk, one that grants, and one whose processes map. */
 export const benchModel = (): MachineModel =>
   modelOf(
     {
@@ -27,7 +28,12 @@ export const benchModel = (): MachineModel =>
       domains: {
         dom0: { kind: "dom0", memory: "4MiB" },
         mapper: { kind: "driver", memory: "8MiB", devices: ["disk"] },
-        granter: { kind: "domU", memory: "4MiB" },
+        granter: { kind: "domU", memory: "8MiB" },
+        user: {
+          kind: "domU",
+          memory: "8MiB",
+          extendedRegions: [{ base: 0x1_0000_0000, size: "8MiB" }],
+        },
       },
     },
     1,

@@ -20,6 +20,7 @@ import { accessRows, pageRows } from "./groups/access.ts";
 import { bootRows } from "./groups/boot.ts";
 import { diskRows } from "./groups/disk.ts";
 import { exploreRows } from "./groups/explore.ts";
+import { gntdevRows } from "./groups/gntdev.ts";
 import { grantRows } from "./groups/grants.ts";
 import { hypercallRows } from "./groups/hypercalls.ts";
 import { ringRows } from "./groups/ring.ts";
@@ -33,6 +34,7 @@ const GROUPS: Readonly<Record<string, Group>> = {
   hypercalls: hypercallRows,
   ring: ringRows,
   grants: grantRows,
+  gntdev: gntdevRows,
   access: accessRows,
   pages: pageRows,
   disk: diskRows,

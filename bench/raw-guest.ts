@@ -85,14 +85,18 @@ export function openPage(guest: RawGuest, gfn: number, kind: number): void {
   if (fault !== ACCESS_OK) throw new Error(`gfn 0x${gfn.toString(16)}: fault ${fault}`);
 }
 
-/** Places frame 0 of the guest's grant table at the gfn that its boot information offers. */
-export function placeGrantTable(guest: RawGuest): void {
+/** Places the first frames of the guest's grant table at the gfns that its boot information offers. */
+export function placeGrantTable(guest: RawGuest, frames: number): void {
+  for (let frame = 0; frame < frames; frame++) placeFrame(guest, frame);
+}
+
+function placeFrame(guest: RawGuest, frame: number): void {
   const bytes = new Uint8Array(ADD_TO_PHYSMAP_SIZE);
   const view = new DataView(bytes.buffer);
   view.setUint16(ADD_TO_PHYSMAP_DOMID, DOMID_SELF, true);
   view.setUint32(ADD_TO_PHYSMAP_SPACE, XENMAPSPACE_grant_table, true);
-  view.setUint32(ADD_TO_PHYSMAP_IDX, 0, true);
-  view.setUint32(ADD_TO_PHYSMAP_GPFN, guest.domain.grantTableGfn, true);
+  view.setUint32(ADD_TO_PHYSMAP_IDX, frame, true);
+  view.setUint32(ADD_TO_PHYSMAP_GPFN, guest.domain.grantTableGfn + frame, true);
   openPage(guest, guest.ram, ACCESS_WRITE);
   guest.mmu.write(0, bytes, 0, bytes.length);
   guest.mmu.close();

@@ -43,6 +43,7 @@ export type JobName =
   | "grants"
   | "grants-direct"
   | "grants-bare"
+  | "gntdev"
   | "walk"
   | "tlb-hit"
   | "bracket"

@@ -103,7 +103,7 @@ function* mapForever(machine: Machine): Program {
   };
   const mapper = rawGuest(machine, MAPPER, answered);
   const granter = rawGuest(machine, GRANTER, answered);
-  grantPages(granter, mapper, ELEMENTS);
+  grantPages(granter, mapper.domid, ELEMENTS);
   yield* mapSteps(machine, grantBatch(mapper, granter, ELEMENTS));
 }
 

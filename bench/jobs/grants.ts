@@ -12,7 +12,7 @@ export function throughChannel(setup: Setup): Job {
   const { batch: count = 1 } = setup;
   const mapper = guestOn(setup, MAPPER).guest;
   const granter = guestOn(setup, GRANTER).guest;
-  grantPages(granter, mapper);
+  grantPages(granter, mapper.domid, count);
   const batch = grantBatch(mapper, granter, count);
   return {
     per: count,
