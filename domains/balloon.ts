@@ -4,18 +4,22 @@
  *
  * Rules: a page on the list is offline and has no RAM behind it; lists go through `lru`, so only RAM pages may be
  * here. Freeing to the balloon does not populate: the balloon thread does that later, because the credit
- * (target - current) then wants it. gnttab_dma_alloc_pages bypasses these statistics, as in Linux.
- * Behaviour: Linux drivers/xen/balloon.c without memory hotplug.
+ * (target - current) then wants it. gnttab_dma_alloc_pages bypasses these statistics, as in Linux. Memory that is
+ * hot-added comes onto the list without backing and raises the total.
+ * Behaviour: Linux drivers/xen/balloon.c.
  */
-import { BALLOON_BATCH } from "../shared/limits.ts";
+import { BALLOON_BATCH, PAGE_SIZE } from "../shared/limits.ts";
 import { ENOMEM } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
 import { Pfn } from "../shared/units.ts";
 import { bugOn, bugUnless } from "./bug.ts";
-import { type Kernel, waitUntil } from "./kernel.ts";
+import { allocateResource, releaseResource } from "./extended-regions.ts";
+import { failsHere, kfree, kmalloc } from "./fault-points.ts";
+import { type Kernel, mightSleep, waitUntil } from "./kernel.ts";
 import { xenmemReservationDecrease, xenmemReservationIncrease } from "./mem-reservation.ts";
 import { zeroPage } from "./memory.ts";
 import {
+  addMemoryPages,
   allocPage,
   clearFlag,
   freePage,
@@ -102,7 +106,7 @@ export function* decreaseReservation(kernel: Kernel, wanted: number): Program<Ba
       break;
     }
     pages.managed--;
-    yield* zeroPage(kernel.cpu, pageToPhys(page));
+    if (balloon.scrubPages) yield* zeroPage(kernel.cpu, pageToPhys(page));
     frames.push(page);
   }
   for (const page of frames) append(kernel, page);
@@ -112,8 +116,58 @@ export function* decreaseReservation(kernel: Kernel, wanted: number): Program<Ba
   return state;
 }
 
-/** add_ballooned_pages: steals RAM for the list. 0 or -ENOMEM; a partial decrease stays on the list. */
+/**
+ * reserve_additional_memory: sections of RAM without backing for what the target wants beyond the total, onto the list.
+ * BP_WAIT when that was done or nothing is wanted, BP_ECANCELED without address space or descriptors. A kernel that
+ * cannot hot-add lowers its target to what there is.
+ */
+export function* reserveAdditionalMemory(kernel: Kernel): Program<BalloonState> {
+  const { balloon, unpopulated } = kernel.memory;
+  if (!kernel.boot.kernel.memoryHotplug) {
+    balloon.targetPages = balloon.currentPages + balloon.targetUnpopulated;
+    return BP_ECANCELED;
+  }
+  const credit = balloon.targetPages + balloon.targetUnpopulated - balloon.totalPages;
+  if (credit <= 0) return BP_WAIT;
+  const section = unpopulated.pagesPerSection;
+  const count = Math.ceil(credit / section) * section;
+  // "System RAM" among the addresses that Xen says nothing lies behind.
+  const base = yield* hotAdd(kernel, count);
+  if (base === undefined) return BP_ECANCELED;
+  for (let i = 0; i < count; i++) append(kernel, Pfn(base / PAGE_SIZE + i));
+  balloon.totalPages += count;
+  return BP_WAIT;
+}
+
+/** Takes a hole for `count` pages and makes them known; the first byte's address, or undefined. */
+function* hotAdd(kernel: Kernel, count: number): Program<number | undefined> {
+  const { pages, unpopulated } = kernel.memory;
+  const { target, pagesPerSection } = unpopulated;
+  if (target === undefined || !kmalloc(kernel.faults)) return undefined;
+  const base = allocateResource(target, count * PAGE_SIZE, pagesPerSection * PAGE_SIZE);
+  if (base !== undefined) {
+    yield* mightSleep(kernel);
+    if (!failsHere(kernel.faults, "kmalloc") && addMemoryPages(pages, base / PAGE_SIZE, count)) {
+      return base;
+    }
+    releaseResource(target, base);
+  }
+  kfree(kernel.faults);
+  return undefined;
+}
+
+/**
+ * add_ballooned_pages: hot-adds if the kernel prefers it, else steals RAM for the list. 0 or -ENOMEM; a partial decrease
+ * stays on the list.
+ */
 function* addBalloonedPages(kernel: Kernel, count: number): Program<number> {
+  if (kernel.boot.kernel.hotplugUnpopulated) {
+    const state = yield* reserveAdditionalMemory(kernel);
+    if (state !== BP_ECANCELED) {
+      yield* waitUntil(kernel, () => kernel.memory.balloon.head !== LIST_END);
+      return 0;
+    }
+  }
   if (kernel.memory.pages.freeCount < count) return -ENOMEM;
   const state = yield* decreaseReservation(kernel, count);
   return state === BP_DONE ? 0 : -ENOMEM;
@@ -148,71 +202,5 @@ export function* xenAllocBalloonedPages(
 export function xenFreeBalloonedPages(kernel: Kernel, pages: readonly Pfn[]): void {
   for (const page of pages) append(kernel, page);
   kernel.memory.balloon.targetUnpopulated -= pages.length;
-  kernel.memory.balloon.wakes++;
-}
-
-/** update_schedule: how the thread reacts to the outcome of one round. */
-export function updateSchedule(kernel: Kernel, state: BalloonState): BalloonState {
-  const { balloon } = kernel.memory;
-  if (state === BP_WAIT || state === BP_ECANCELED) return state;
-  if (state === BP_DONE) {
-    balloon.scheduleDelay = 1;
-    balloon.retryCount = 1;
-    return BP_DONE;
-  }
-  balloon.retryCount++;
-  if (balloon.maxRetryCount !== 0 && balloon.retryCount > balloon.maxRetryCount) {
-    balloon.scheduleDelay = 1;
-    balloon.retryCount = 1;
-    return BP_ECANCELED;
-  }
-  balloon.scheduleDelay = Math.min(balloon.scheduleDelay * 2, balloon.maxScheduleDelay);
-  return BP_EAGAIN;
-}
-
-/** One round of the balloon thread. Returns the state it would sleep in. */
-export function* balloonStep(kernel: Kernel): Program<BalloonState> {
-  const { balloon, pages } = kernel.memory;
-  const credit = currentCredit(kernel);
-  let state: BalloonState = BP_DONE;
-  if (credit > 0) {
-    if (balloon.head !== LIST_END) state = yield* increaseReservation(kernel, credit);
-    else {
-      // Without hotplug there is nowhere to get memory from: the target follows what there is.
-      balloon.targetPages = balloon.currentPages + balloon.targetUnpopulated;
-      state = BP_ECANCELED;
-    }
-  } else if (credit < 0) {
-    const count = Math.min(-credit, pages.freeCount);
-    state = yield* decreaseReservation(kernel, count);
-    if (state === BP_DONE && count !== -credit) state = BP_EAGAIN;
-  }
-  return updateSchedule(kernel, state);
-}
-
-/**
- * The balloon thread, as a daemon: it works while there is a credit and it gets on. After a failure it waits until
- * the credit changes or somebody wakes it, since a kernel here has no timer of its own.
- */
-export function* balloonThread(kernel: Kernel): Program {
-  const { balloon } = kernel.memory;
-  let state: BalloonState = BP_DONE;
-  let tried = 0;
-  let seen = 0;
-  for (;;) {
-    yield* waitUntil(kernel, () => {
-      const credit = currentCredit(kernel);
-      const woken = state === BP_DONE || credit !== tried || balloon.wakes !== seen;
-      return credit !== 0 && woken;
-    });
-    seen = balloon.wakes;
-    state = yield* balloonStep(kernel);
-    tried = currentCredit(kernel);
-  }
-}
-
-/** balloon_set_new_target: pages the domain should have. The thread sees it at its next turn. */
-export function setBalloonTarget(kernel: Kernel, targetPages: number): void {
-  kernel.memory.balloon.targetPages = targetPages;
   kernel.memory.balloon.wakes++;
 }

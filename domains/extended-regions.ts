@@ -26,7 +26,11 @@ export interface AddedSections {
 }
 
 /** Lowest aligned hole of `size` bytes in the resource, or undefined. Takes it. */
-function allocateResource(target: TargetResource, size: number, align: number): number | undefined {
+export function allocateResource(
+  target: TargetResource,
+  size: number,
+  align: number,
+): number | undefined {
   for (const region of target.regions) {
     let base = Math.ceil(region.base / align) * align;
     while (base + size <= region.base + region.size) {
@@ -44,7 +48,8 @@ function allocateResource(target: TargetResource, size: number, align: number): 
   return undefined;
 }
 
-function releaseResource(target: TargetResource, base: number): void {
+/** Gives a hole back. */
+export function releaseResource(target: TargetResource, base: number): void {
   const place = target.taken.findIndex((one) => one.base === base);
   target.taken.splice(place, 1);
 }

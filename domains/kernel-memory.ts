@@ -30,10 +30,12 @@ export interface BalloonStats {
   balloonLow: number;
   totalPages: number;
   scheduleDelay: number;
-  readonly maxScheduleDelay: number;
+  maxScheduleDelay: number;
   retryCount: number;
   /** 0: retry for ever. */
-  readonly maxRetryCount: number;
+  maxRetryCount: number;
+  /** xen_scrub_pages: a page is zeroed before Xen gets it. */
+  scrubPages: boolean;
   /** Times that somebody had reason to wake the balloon thread. */
   wakes: number;
   /** First and last page of the list, or LIST_END. */

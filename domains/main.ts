@@ -8,7 +8,7 @@
  */
 import { ENODEV } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
-import { balloonThread } from "./balloon.ts";
+import { balloonTargetThread, balloonThread } from "./balloon-thread.ts";
 import { bootKernel } from "./boot.ts";
 import { bugOn } from "./bug.ts";
 import { runXenstored } from "./drivers/xenstored.ts";
@@ -35,6 +35,9 @@ function* runMain(kernel: Kernel, program: (kernel: Kernel) => Program): Program
   const connected = yield* connectStore(kernel);
   bugOn(connected < 0 && connected !== -ENODEV, `connecting to the store answered ${connected}`);
   if (kernel.boot.domid === 0) spawn(kernel, "xenstored", runXenstored(kernel));
-  if (connected === 0) yield* writeStoreNode(kernel, "name", kernel.boot.name);
+  if (connected === 0) {
+    yield* writeStoreNode(kernel, "name", kernel.boot.name);
+    spawnDaemon(kernel, "balloon target", balloonTargetThread(kernel));
+  }
   yield* program(kernel);
 }

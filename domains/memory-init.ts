@@ -72,6 +72,7 @@ function createBalloon(ramPages: number): BalloonStats {
     maxScheduleDelay: 32,
     retryCount: 1,
     maxRetryCount: 4,
+    scrubPages: true,
     wakes: 0,
     head: LIST_END,
     tail: LIST_END,
