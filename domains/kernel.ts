@@ -138,6 +138,7 @@ export function spawnDaemon(kernel: Kernel, name: string, program: Program): Tas
 /** Runs one task until it waits or ends; every other trap goes up. */
 function* runTask(kernel: Kernel, task: Task): Program {
   kernel.current = task;
+  kernel.faults.running = task.name;
   task.ready = undefined;
   task.dueMs = NEVER;
   let input = 0;
