@@ -303,6 +303,8 @@ function printTable({ batch, results }: Done, options: RunOptions, interrupted: 
   if (shown.length > 0) {
     process.stdout.write(`${resultLines(own ?? PLAIN_TABLE, shown, paint).join("\n")}\n`);
   }
+  const { moral } = batch.loaded.scenario;
+  if (moral !== undefined && shown.length > 0) process.stdout.write(`\n${moral}\n`);
   const good = results.filter(({ code }) => code === EXIT_SUCCESS).length;
   const total = batch.variants.length;
   const sentence = `${interrupted ? "interrupted, " : ""}${good} of ${total} as expected`;

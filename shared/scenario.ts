@@ -230,6 +230,10 @@ export interface Scenario<Kernel> {
   readonly name: string;
   /** One line for `list`. */
   readonly about?: string;
+  /** Scenarios of one theme stand together in `list`. */
+  readonly theme?: string;
+  /** What the variants teach, in one line under their table. */
+  readonly moral?: string;
   readonly machine?: MachineSpec;
   readonly devices?: Readonly<Record<string, DeviceSpec>>;
   /** dom0 is added when it is not named. */

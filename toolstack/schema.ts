@@ -135,6 +135,8 @@ const variant = z.strictObject({
 const common = {
   name: z.string().min(1),
   about: z.string().optional(),
+  theme: z.string().optional(),
+  moral: z.string().optional(),
   machine: machine.optional(),
   devices: z.record(z.string(), device).optional(),
   facts: values.optional(),
