@@ -8,12 +8,15 @@
  * Ours; ids are those of stress spec section 4. The sentences are the audit's.
  */
 import { GUEST_INVARIANTS, INVARIANTS } from "../hypervisor/audit.ts";
-import { takeCensus } from "../hypervisor/audit-census.ts";
+import { type Census, takeCensus } from "../hypervisor/audit-census.ts";
 import { KNOWN_FINDING, openAccesses, translations } from "../hypervisor/audit-walkers.ts";
-import { frameOwner, isRamFrame } from "../hypervisor/frame-table.ts";
-import { lineField, slotDomain, type Xen } from "../hypervisor/xen.ts";
+import { frameOwner, isRamFrame, isXenHeap } from "../hypervisor/frame-table.ts";
+import { domainField, lineField, slotDomain, type Xen } from "../hypervisor/xen.ts";
+import { at } from "../shared/assert.ts";
 import { PGC_xen_heap } from "../shared/frame-flags.ts";
-import { LINE } from "../shared/layout.ts";
+import { DOM, LINE } from "../shared/layout.ts";
+import { NOT_PRESENT } from "../shared/limits.ts";
+import { isRam } from "../shared/pte.ts";
 import type { MachineImage } from "./image.ts";
 
 /** Id of each invariant of the audit. One that is not here is reported under its own name. */
@@ -61,7 +64,38 @@ export function wholeCheck(xen: Xen, hostile: (domid: number) => boolean): Findi
   for (const [name, invariant] of Object.entries(GUEST_INVARIANTS)) {
     for (const text of invariant(xen, census, hostile)) all.push(named(name, text));
   }
+  for (const text of onePlaceEach(xen, census)) all.push(`I-11: ${text}`);
+  for (const text of poolLists(xen, census)) all.push(`I-21: ${text}`);
   return sorted(all);
+}
+
+/** A page of the hypervisor's own stands at one gfn of its domain at most: it can be freed from under a second one. */
+function onePlaceEach(xen: Xen, census: Census): string[] {
+  const places = new Map<number, number>();
+  for (const { domid, gfn, frame, type } of census.leaves) {
+    if (!isRam(type) || !isRamFrame(xen, frame) || !isXenHeap(xen, frame)) continue;
+    if (frameOwner(xen, frame) !== domid) continue;
+    const before = places.get(frame);
+    if (before !== undefined)
+      return [`frame ${frame} of domain ${domid} is mapped at ${before} and ${gfn}`];
+    places.set(frame, gfn);
+  }
+  return [];
+}
+
+/** The free table pages that a domain counts are those in its list. */
+function poolLists(xen: Xen, census: Census): string[] {
+  return census.domains.flatMap((domid) => {
+    const counted = domainField(xen, domid, DOM.P2M_POOL_FREE);
+    let listed = 0;
+    let frame = domainField(xen, domid, DOM.P2M_POOL);
+    for (; frame !== NOT_PRESENT && listed <= counted; listed++) {
+      frame = at(xen.words, xen.layout.frameNext + frame);
+    }
+    return listed === counted
+      ? []
+      : [`domain ${domid} counts ${counted} free table pages, ${listed} are listed`];
+  });
 }
 
 /**

@@ -9,7 +9,13 @@
 
 import { mapGrantRefs, mapOp, unmapGrantRefs, unmapOp } from "../domains/grant-calls.ts";
 import { type CopyEnd, copyOp, gnttabBatchCopy } from "../domains/grant-copy.ts";
-import { addToPhysmap, freshArguments, memoryOp, setU64 } from "../domains/hypercalls.ts";
+import {
+  addToPhysmap,
+  eventChannelOp,
+  freshArguments,
+  memoryOp,
+  setU64,
+} from "../domains/hypercalls.ts";
 import { type Caller, createCaller } from "../domains/kernel.ts";
 import {
   type Cpu,
@@ -19,6 +25,7 @@ import {
   POINT,
   storeWord,
 } from "../domains/memory.ts";
+import { EVTCHNOP_reset, RESET_DOM, RESET_SIZE } from "../shared/abi/event-channel.ts";
 import {
   GNTMAP_host_map,
   GNTMAP_readonly,
@@ -28,8 +35,13 @@ import {
   GTF_writing,
 } from "../shared/abi/grant.ts";
 import {
+  ACQUIRE_DOMID,
+  ACQUIRE_SIZE,
+  ACQUIRE_TYPE,
   RESERVATION_SIZE,
   XENMAPSPACE_grant_table,
+  XENMAPSPACE_shared_info,
+  XENMEM_acquire_resource,
   XENMEM_decrease_reservation,
   XENMEM_populate_physmap,
 } from "../shared/abi/memory.ts";
@@ -39,9 +51,9 @@ import { bootInfoOf } from "../shared/boot-info.ts";
 import { DOM, domainOf } from "../shared/layout.ts";
 import { GRANT_ENTRY_BYTES, PAGE_SIZE } from "../shared/limits.ts";
 import { Mmu } from "../shared/mmu.ts";
-import { hypercallTrap, type Program, TRAP_BLOCK } from "../shared/trap.ts";
+import { hypercallTrap, type Program, setRecord, TRAP_BLOCK } from "../shared/trap.ts";
 import type { Machine } from "./state.ts";
-import { GRANT_GFN, RAM } from "./stories/machines.ts";
+import { GRANT_GFN, INFO_GFN, RAM } from "./stories/machines.ts";
 
 /** Pages of RAM that hold the arguments of each vCPU's hypercalls, from here on. */
 const ARGUMENTS = 32;
@@ -94,6 +106,13 @@ function ramOf({ words, layout, model }: Machine, domid: number): number {
   return model.domains[at(words, domainOf(layout, domid) + DOM.MODEL)]?.ramGfn ?? RAM;
 }
 
+/** A record of the toolstack's slot: its answer. */
+export function* control(op: number, ...args: readonly number[]): Program<number> {
+  const trap = hypercallTrap();
+  setRecord(trap.record, op, args);
+  return yield trap;
+}
+
 /** Ends the run: `id` is the invariant that does not hold. */
 export function wrong(guest: Guest, id: string, text: string): void {
   guest.machine.findings.push(`${id}: ${text}`);
@@ -102,6 +121,17 @@ export function wrong(guest: Guest, id: string, text: string): void {
 /** Maps the guest's own grant frame where the story looks for it. */
 export function* openGrantTable(guest: Guest): Program {
   yield* addToPhysmap(guest.caller, XENMAPSPACE_grant_table, 0, GRANT_GFN);
+}
+
+/** Maps the guest's shared info page where the story looks for it. */
+export function* openSharedInfo(guest: Guest): Program {
+  yield* addToPhysmap(guest.caller, XENMAPSPACE_shared_info, 0, INFO_GFN);
+}
+
+/** EVTCHNOP_reset of the guest's own ports. */
+export function* resetPorts(guest: Guest): Program<number> {
+  freshArguments(guest.caller, RESET_SIZE).setUint16(RESET_DOM, DOMID_SELF, true);
+  return yield* eventChannelOp(guest.caller, EVTCHNOP_reset, RESET_SIZE);
 }
 
 /** Guest address of the header of entry `ref`; the frame word follows it. */
@@ -162,15 +192,39 @@ export function* copy(
   return op.status;
 }
 
-/** One page of a reservation call: extents completed. */
-function* reservation(guest: Guest, command: number, gfn: number, order: number): Program<number> {
-  const view = freshArguments(guest.caller, RESERVATION_SIZE + 8);
+/** `count` extents of a reservation call, from `gfn` on: extents completed. */
+function* reservation(
+  guest: Guest,
+  command: number,
+  gfn: number,
+  order: number,
+  domid = DOMID_SELF,
+  count = 1,
+): Program<number> {
+  const size = RESERVATION_SIZE + 8 * count;
+  const view = freshArguments(guest.caller, size);
   setU64(view, 0, guest.caller.arguments.gaddr + RESERVATION_SIZE);
-  setU64(view, 8, 1);
+  setU64(view, 8, count);
   view.setUint32(16, order, true);
-  view.setUint16(24, DOMID_SELF, true);
-  setU64(view, RESERVATION_SIZE, gfn);
-  return yield* memoryOp(guest.caller, command, RESERVATION_SIZE + 8);
+  view.setUint16(24, domid, true);
+  for (let i = 0; i < count; i++) setU64(view, RESERVATION_SIZE + 8 * i, gfn + i * 2 ** order);
+  return yield* memoryOp(guest.caller, command, size);
+}
+
+/** A control domain asks for pages in another one's name: extents completed. */
+export const populateFor = (
+  guest: Guest,
+  domid: number,
+  gfn: number,
+  count: number,
+): Program<number> => reservation(guest, XENMEM_populate_physmap, gfn, 0, domid, count);
+
+/** XENMEM_acquire_resource of another domain, asking how many frames there are: 0 or a negative errno. */
+export function* acquireResource(guest: Guest, domid: number, type: number): Program<number> {
+  const view = freshArguments(guest.caller, ACQUIRE_SIZE);
+  view.setUint16(ACQUIRE_DOMID, domid, true);
+  view.setUint16(ACQUIRE_TYPE, type, true);
+  return yield* memoryOp(guest.caller, XENMEM_acquire_resource, ACQUIRE_SIZE);
 }
 
 /** Gives the page at `gfn` back to the hypervisor: 1, or 0 when it is refused. */

@@ -16,7 +16,7 @@ import { LINE, lineOf } from "../shared/layout.ts";
 import type { MachineModel } from "../shared/machine.ts";
 import type { Program } from "../shared/trap.ts";
 import { type Findings, stateKey, stepCheck, wholeCheck } from "./checks.ts";
-import { watchHostileWords } from "./hostile-words.ts";
+import { watchHostileWords, watchWork } from "./handler-watch.ts";
 import { type MachineImage, machineImage } from "./image.ts";
 import { assign, buildMachine, machineOver } from "./machine.ts";
 import { type Guest, rawGuest } from "./raw-guest.ts";
@@ -68,6 +68,8 @@ export interface Story {
    * recorded choice a read-modify-write, instead of a forced switch each.
    */
   readonly hostileWords?: true;
+  /** A handler that makes too many accesses between two gaps is at fault (L-7). */
+  readonly boundedWork?: true;
   /** The whole audit runs after each step of the hypervisor, not only at the end. */
   readonly auditEveryStep?: true;
 }
@@ -76,6 +78,8 @@ export interface PreparedStory {
   readonly story: Story;
   readonly image: MachineImage;
   readonly callers: (Caller | undefined)[];
+  /** What the set-up has noted: every run begins with it. */
+  readonly notes: Notes;
   /** States that the whole audit has found sound. */
   readonly sound: Set<number>;
 }
@@ -90,15 +94,16 @@ const SETTLE_STEPS = 20_000;
 
 export function prepareStory(story: Story): PreparedStory {
   const callers: (Caller | undefined)[] = [];
-  const image = machineImage(story.model(), (xen) => setUp(story, xen, callers));
-  return { story, image, callers, sound: new Set() };
+  const notes: Notes = {};
+  const image = machineImage(story.model(), (xen) => setUp(story, xen, callers, notes));
+  return { story, image, callers, notes, sound: new Set() };
 }
 
-function setUp(story: Story, xen: Xen, callers: (Caller | undefined)[]): void {
+function setUp(story: Story, xen: Xen, callers: (Caller | undefined)[], notes: Notes): void {
   const machine = machineOver(xen, { seed: 0, scheduler: roundRobin(), points: false });
   for (const task of story.setUp ?? []) {
     const guest = rawGuest(machine, task.domain, task.vcpu ?? 0, callers);
-    const program = task.program(guest, {});
+    const program = task.program(guest, notes);
     runPart(machine, guest.slot, { name: task.name, program, mustFinish: true });
   }
 }
@@ -124,7 +129,7 @@ export interface StoryOptions {
 
 export function runStory(prepared: PreparedStory, options: StoryOptions): StoryRun {
   const { story, image } = prepared;
-  const notes: Notes = {};
+  const notes: Notes = { ...prepared.notes };
   const known: string[] = [];
   const hostile = (domid: number): boolean => story.hostile?.includes(domid) === true;
   const everyStep = options.everyStep === true || story.auditEveryStep === true;
@@ -142,6 +147,7 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
     audit: check,
   });
   assignOthers(machine, story, notes, options.without ?? []);
+  if (story.boundedWork === true) watchWork(machine, image);
   if (story.hostileWords === true)
     watchHostileWords(machine, image, options.scheduler, story.hostile ?? []);
   options.watch?.(machine, image);

@@ -9,7 +9,7 @@
 import { EVTCHN_FIFO_PRIORITY_DEFAULT } from "../shared/abi/event-channel.ts";
 import { DOM, PAUSED_FOR_SHUTDOWN } from "../shared/layout.ts";
 import { EVTCHNS_PER_BUCKET } from "../shared/limits.ts";
-import { EBUSY, EINVAL } from "../shared/status.ts";
+import { EAGAIN, EBUSY, EINVAL } from "../shared/status.ts";
 import type { DomId } from "../shared/units.ts";
 import { clearPending } from "./event-delivery.ts";
 import { leaveFifo } from "./event-fifo-array.ts";
@@ -54,7 +54,7 @@ export function closePort(xen: Xen, domid: DomId, port: number): number {
 
 /**
  * EVTCHNOP_reset: closes every port of `domid`. Another domain must be paused by its controller (-EINVAL), and one
- * reset runs at a time (-EBUSY). `resuming` is the continuation, which a guest may utter but never owns.
+ * reset runs at a time (-EBUSY). -EAGAIN: ports have been bound meanwhile. `resuming` is the continuation, which a guest may utter but never owns.
  */
 export function resetPorts(
   xen: Xen,
@@ -79,9 +79,18 @@ function* closeForReset(xen: Xen, domid: DomId): Preemptible {
     const same = isPresent(xen, domid) && domainField(xen, domid, DOM.GENERATION) === generation;
     if (!same) return 0;
   }
-  leaveFifo(xen, domid);
   setDomainField(xen, domid, DOM.NEXT_EVTCHN, 0);
+  // A port that was bound while the reset had let go is not its own to close.
+  if (hasOpenPort(xen, domid)) return -EAGAIN;
+  leaveFifo(xen, domid);
   return 0;
+}
+
+function hasOpenPort(xen: Xen, domid: DomId): boolean {
+  for (let port = 1; isValidPort(xen, domid, port); port++) {
+    if (portState(xen, domid, port) !== ECS_FREE) return true;
+  }
+  return false;
 }
 
 /** Teardown: closes up to `limit` ports from the top; true when none is left. A dying domain gets no new ones. */

@@ -1,5 +1,6 @@
 /** The focused stories by name: what `gfn2mfn explore` knows besides scenarios, and what the mutants are shown with. */
 import type { Story } from "../story.ts";
+import { portsFullStory, resetStory, sendStory, unmaskStory } from "./events.ts";
 import {
   copyMappedStory,
   copyPinnedStory,
@@ -10,6 +11,24 @@ import {
   revokeStory,
   rewriteStory,
 } from "./grants.ts";
+import {
+  dyingAcquiresStory,
+  killGranterStory,
+  killMapperStory,
+  lifeStory,
+  manyMappingsStory,
+  scrubStory,
+} from "./life.ts";
+import {
+  batchCopyStory,
+  noTableStory,
+  placeTwiceStory,
+  poolStory,
+  quotaStory,
+  refusedResourceStory,
+} from "./pages.ts";
+import { ringIndexStory, ringRequestStory, ringSleepStory } from "./ring.ts";
+import { movePageStory, statusFreedStory } from "./x86.ts";
 
 export const STORIES: readonly Story[] = [
   revokeStory,
@@ -20,6 +39,27 @@ export const STORIES: readonly Story[] = [
   refusedStory,
   partialUnmapStory,
   recycleStory,
+  placeTwiceStory,
+  quotaStory,
+  noTableStory,
+  batchCopyStory,
+  refusedResourceStory,
+  poolStory,
+  killMapperStory,
+  killGranterStory,
+  manyMappingsStory,
+  scrubStory,
+  dyingAcquiresStory,
+  lifeStory,
+  sendStory,
+  unmaskStory,
+  resetStory,
+  portsFullStory,
+  ringSleepStory,
+  ringIndexStory,
+  ringRequestStory,
+  movePageStory,
+  statusFreedStory,
 ];
 
 export const storyNamed = (name: string): Story | undefined =>

@@ -13,6 +13,8 @@ export const C = 3;
 export const RAM = 0x40000;
 /** Where a guest maps its own grant frame. */
 export const GRANT_GFN = 0x38000;
+/** Where a guest maps its shared info page. */
+export const INFO_GFN = 0x38100;
 /** A gfn with nothing behind it: where a guest maps what it is granted. */
 export const HOLE = 0x60000;
 

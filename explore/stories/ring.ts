@@ -1,0 +1,208 @@
+/**
+ * Stories of a shared ring: A is the frontend, B the backend that has mapped A's ring page. The ring's indexes are A's to lie
+ * about, and so is every request until B has copied it. Ours; the shapes are those of stress spec 11.4.
+ */
+import { allocUnbound, bindInterdomain, portOp } from "../../domains/hypercalls.ts";
+import { andWord, storeWord } from "../../domains/memory.ts";
+import {
+  createRing,
+  finalCheckRequests,
+  initSharedRing,
+  pendingRequests,
+  pushRequests,
+  type Ring,
+  takeEntries,
+} from "../../domains/ring.ts";
+import { EVTCHNOP_send } from "../../shared/abi/event-channel.ts";
+import { RING_REQ_PROD, ringSlot } from "../../shared/abi/ring.ts";
+import {
+  SHARED_INFO_EVTCHN_PENDING,
+  VCPU_INFO_PENDING_SEL,
+  VCPU_INFO_UPCALL_PENDING,
+} from "../../shared/abi/xen.ts";
+import { LINE, lineOf } from "../../shared/layout.ts";
+import { PAGE_SIZE } from "../../shared/limits.ts";
+import { load } from "../../shared/mem.ts";
+import type { Program } from "../../shared/trap.ts";
+import {
+  type Guest,
+  grant,
+  map,
+  openGrantTable,
+  openSharedInfo,
+  sleepOn,
+  wrong,
+} from "../raw-guest.ts";
+import type { Story, StoryTask } from "../story.ts";
+import { A, B, HOLE, INFO_GFN, RAM, smallModel } from "./machines.ts";
+
+const REF = 8;
+const PORT = 1;
+const PAGE = RAM + 10;
+/** A request is two words, the first of which is a length. */
+const ENTRY_BYTES = 8;
+const LENGTH_MAX = 64;
+/** A length that no backend may use. */
+const HUGE = 9_999;
+const info = (offset: number): number => INFO_GFN * PAGE_SIZE + offset;
+
+/** The ring on a vCPU: `points` of its accesses are choices. */
+const ringOf = (guest: Guest, gfn: number): Ring =>
+  createRing(guest.cpu, gfn * PAGE_SIZE, ENTRY_BYTES);
+
+const frontSetUp: StoryTask = {
+  name: "A",
+  domain: A,
+  program: function* (guest) {
+    yield* openGrantTable(guest);
+    yield* initSharedRing(ringOf(guest, PAGE));
+    yield* grant(guest, REF, PAGE, B);
+    yield* allocUnbound(guest.caller, B);
+  },
+};
+const backSetUp: StoryTask = {
+  name: "B",
+  domain: B,
+  program: function* (guest) {
+    yield* openSharedInfo(guest);
+    yield* map(guest, A, REF, HOLE);
+    yield* bindInterdomain(guest.caller, A, PORT);
+    yield* takeEvent(guest);
+  },
+};
+/** One request of length 8 stands in the first slot. */
+const requestSetUp: StoryTask = {
+  name: "A",
+  domain: A,
+  program: function* (guest) {
+    const ring = ringOf(guest, PAGE);
+    yield* storeWord(guest.cpu, ring.gaddr + ringSlot(ring.size, ENTRY_BYTES, 0), 8);
+    ring.produced = 1;
+    yield* pushRequests(ring);
+  },
+};
+
+function* takeEvent(guest: Guest): Program {
+  yield* andWord(guest.cpu, info(VCPU_INFO_UPCALL_PENDING), ~0xff);
+  yield* andWord(guest.cpu, info(VCPU_INFO_PENDING_SEL), 0);
+  yield* andWord(guest.cpu, info(SHARED_INFO_EVTCHN_PENDING), ~(1 << PORT));
+}
+
+const eventWord = (guest: Guest): number =>
+  load(guest.cpu.words, lineOf(guest.cpu.layout, guest.slot) + LINE.EVENT);
+
+/** M51: whoever is about to sleep says what would wake him, and looks again. */
+export const ringSleepStory: Story = {
+  name: "ring-sleep",
+  about: "A produces two requests while B consumes them and sleeps when there are none",
+  model: () => smallModel(),
+  setUp: [frontSetUp, backSetUp],
+  tasks: [
+    {
+      name: "A",
+      domain: A,
+      program: function* (guest) {
+        const ring = ringOf(guest, PAGE);
+        for (let request = 1; request <= 2; request++) {
+          ring.produced = request;
+          if (yield* pushRequests(ring)) yield* portOp(guest.caller, EVTCHNOP_send, PORT);
+        }
+      },
+    },
+    {
+      name: "B",
+      domain: B,
+      program: function* (guest) {
+        const ring = ringOf(guest, HOLE);
+        for (let served = 0; served < 2; ) {
+          const seen = eventWord(guest);
+          yield* takeEvent(guest);
+          const pending = yield* finalCheckRequests(ring);
+          served += Math.max(pending, 0);
+          ring.consumed = served;
+          if (pending === 0) yield* sleepOn(seen);
+        }
+      },
+    },
+  ],
+};
+
+/** M61: an index that the frontend has set far ahead is not believed. */
+export const ringIndexStory: Story = {
+  name: "ring-index",
+  about: "A sets its producer index far ahead of what the ring can hold",
+  model: () => smallModel(),
+  setUp: [frontSetUp, backSetUp],
+  tasks: [
+    {
+      name: "A",
+      domain: A,
+      program: function* (guest) {
+        yield* storeWord(guest.cpu, PAGE * PAGE_SIZE + RING_REQ_PROD, 1_000_000);
+      },
+    },
+    {
+      name: "B",
+      domain: B,
+      program: function* (guest, notes) {
+        const ring = ringOf(guest, HOLE);
+        const pending = yield* pendingRequests(ring);
+        notes.refused = pending < 0 ? 1 : 0;
+        if (pending <= ring.size) return;
+        wrong(
+          guest,
+          "I-24",
+          `the backend believes in ${pending} requests in a ring of ${ring.size}`,
+        );
+      },
+    },
+  ],
+  sometimes: {
+    "B refused the index": (notes) => notes.refused === 1,
+    "B was earlier": (notes) => notes.refused === 0,
+  },
+};
+
+/** B's intake: the request is copied once, judged and used from the copy. */
+function* intake(ring: Ring): Program<number | undefined> {
+  const copy = new Uint8Array(ENTRY_BYTES);
+  yield* takeEntries(ring, copy, 1);
+  const length = new DataView(copy.buffer).getUint32(0, true);
+  if (length > LENGTH_MAX) return undefined;
+  const used = length;
+  return used;
+}
+
+/** M49, M50: what B uses is what it has judged. */
+export const ringRequestStory: Story = {
+  name: "ring-request",
+  about: "A rewrites the length of its request while B judges and uses it",
+  model: () => smallModel(),
+  setUp: [frontSetUp, backSetUp, requestSetUp],
+  tasks: [
+    {
+      name: "A",
+      domain: A,
+      program: function* (guest) {
+        const slot = PAGE * PAGE_SIZE + ringSlot(ringOf(guest, PAGE).size, ENTRY_BYTES, 0);
+        yield* storeWord(guest.cpu, slot, HUGE);
+        yield* storeWord(guest.cpu, slot, 8);
+      },
+    },
+    {
+      name: "B",
+      domain: B,
+      program: function* (guest, notes) {
+        const used = yield* intake(ringOf(guest, HOLE));
+        notes.used = used ?? 0;
+        if (used !== undefined && used > LENGTH_MAX) {
+          wrong(guest, "I-26", `the backend uses a length of ${used}, which it has not judged`);
+        }
+      },
+    },
+  ],
+  sometimes: {
+    "B used the request": (notes) => notes.used === 8,
+    "B refused the request": (notes) => notes.used === 0,
+  },
+};
