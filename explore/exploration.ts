@@ -154,7 +154,8 @@ function oneRun(prepared: PreparedStory, limits: Limits, strategy: Strategy, see
   const seed = runSeed(limits.seed, number);
   const everyStep = number % AUDIT_EVERY === AUDIT_EVERY - 1;
   const without = limits.without ?? [];
-  const run = runStory(prepared, { seed, scheduler, everyStep, without });
+  const watch = turn.watch === undefined ? {} : { watch: turn.watch };
+  const run = runStory(prepared, { seed, scheduler, everyStep, without, ...watch });
   seen.done++;
   seen.steps += run.outcome.steps;
   noteSometimes(prepared, run, seen.held);

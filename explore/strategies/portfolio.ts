@@ -6,10 +6,13 @@
  * Ours; stress spec section 2.4: no scenario is tested by one strategy alone.
  */
 import { item } from "../../shared/assert.ts";
+import type { MachineImage } from "../image.ts";
 import { randomScheduler } from "../random.ts";
 import { roundRobin } from "../round-robin.ts";
 import type { Scheduler } from "../scheduler.ts";
+import type { Machine } from "../state.ts";
 import { delaySearch, faultSearch, preemptSearch, type Search } from "./bounded.ts";
+import { dporSearch } from "./dpor.ts";
 import { pctScheduler } from "./pct.ts";
 import { posScheduler, starveScheduler, urwScheduler } from "./walks.ts";
 
@@ -23,6 +26,8 @@ export interface Shape {
 /** The next run of a strategy. */
 export interface Turn {
   readonly scheduler: Scheduler;
+  /** Looks at the run, if the strategy learns from it. */
+  readonly watch?: (machine: Machine, image: MachineImage) => void;
   /** Name that asks for this run again: `pct(2)`. */
   readonly strategy: string;
 }
@@ -103,8 +108,23 @@ export function strategyNamed(name: string, shape: Shape, depth?: number): Strat
     const turn = { scheduler: walk, strategy: name };
     return { name, next: () => turn, finished: () => undefined };
   }
+  if (name === "dpor") return dporStrategy();
   const search = searchNamed(name, shape);
   return search === undefined ? undefined : enumeration(name, search);
+}
+
+function dporStrategy(): Strategy {
+  const search = dporSearch();
+  let over = false;
+  return {
+    name: "dpor",
+    next() {
+      const scheduler = search.next();
+      if (scheduler === undefined) over = true;
+      return scheduler && { scheduler, strategy: "dpor", watch: search.watch };
+    },
+    finished: () => over,
+  };
 }
 
 function enumeration(name: string, search: Search): Strategy {

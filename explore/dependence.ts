@@ -1,0 +1,116 @@
+/**
+ * What each step of a run has touched, so that two steps can be told to depend on each other or not.
+ *
+ *   words of memory    named by frame and offset, read or written
+ *   a slot's line      its accesses, against flushes and its death      (one name a slot)
+ *   a slot's event     a raise, against a sleeper                       (one name a slot)
+ *   the work           requests pushed and answered, against the hypervisor's turn
+ *
+ * Rule: rather too much than too little: a dependency that is not there costs runs, one that is missed costs a schedule.
+ * What the programs of a story tell each other by notes is not seen. Ours; stress spec 2.4, dpor.
+ */
+import { at } from "../shared/assert.ts";
+import { LINE, lineOf, MACHINE } from "../shared/layout.ts";
+import { WORDS_PER_PAGE } from "../shared/limits.ts";
+import { TOUCH_WRITE } from "../shared/mem.ts";
+import type { MachineImage } from "./image.ts";
+import { HYPERVISOR } from "./scheduler.ts";
+import type { Machine } from "./state.ts";
+
+export interface Step {
+  readonly task: number;
+  /** Who could have moved instead, the task itself among them. */
+  readonly enabled: readonly number[];
+  /** Names of what was touched: doubled, plus 1 for a write. */
+  readonly touched: Set<number>;
+}
+
+export interface Trace {
+  readonly steps: Step[];
+  /** Finishes the last step. */
+  end(): void;
+}
+
+const WORK = -1;
+const lineName = (slot: number): number => -2 - 2 * slot;
+const eventName = (slot: number): number => -3 - 2 * slot;
+const read = (name: number): number => name * 2;
+const written = (name: number): number => name * 2 + 1;
+
+/** Whether the order of two steps matters. */
+export function dependent(one: Step, other: Step): boolean {
+  if (one.task === other.task) return true;
+  const [few, many] =
+    one.touched.size < other.touched.size
+      ? [one.touched, other.touched]
+      : [other.touched, one.touched];
+  for (const name of few) {
+    // Odd is a write, which conflicts with both; even is a read, which conflicts with a write.
+    if (many.has(name | 1) || ((name & 1) === 1 && many.has(name - 1))) return true;
+  }
+  return false;
+}
+
+/** Watches a machine from its next step on. */
+export function traceSteps(machine: Machine, image: MachineImage): Trace {
+  const { words, layout, memory } = { ...machine, memory: image.memory };
+  const steps: Step[] = [];
+  const slots = layout.model.limits.slots;
+  const events = new Int32Array(slots);
+  const states = new Int32Array(slots);
+  let flushes = 0;
+  let wasCalling = false;
+  const field = (slot: number, name: number): number => at(words, lineOf(layout, slot) + name);
+  const remember = (): void => {
+    flushes = at(words, MACHINE.FLUSHES);
+    for (let slot = 0; slot < slots; slot++) {
+      events[slot] = field(slot, LINE.EVENT);
+      states[slot] = field(slot, LINE.STATE);
+    }
+  };
+  const finish = (): void => {
+    const step = steps.at(-1);
+    if (step === undefined) return;
+    const { touched, task } = step;
+    for (let slot = 0; slot < slots; slot++) {
+      if (field(slot, LINE.EVENT) !== events[slot]) touched.add(written(eventName(slot)));
+      const died = field(slot, LINE.STATE) !== states[slot];
+      const flushed = at(words, MACHINE.FLUSHES) !== flushes;
+      if (died || (task === HYPERVISOR && flushed)) touched.add(written(lineName(slot)));
+    }
+    const actor = task === HYPERVISOR ? undefined : machine.actors[task];
+    if (actor?.state === "blocked") touched.add(read(eventName(task)));
+    if (actor?.state === "calling" || wasCalling) touched.add(read(WORK));
+  };
+  memory.onTouch = (kind, frame, offset, length) => {
+    const touched = steps.at(-1)?.touched;
+    if (touched === undefined) return;
+    const first = frame * WORDS_PER_PAGE + (offset >> 2);
+    const last = frame * WORDS_PER_PAGE + ((offset + length - 1) >> 2);
+    for (let word = first; word <= last; word++) {
+      touched.add((kind & TOUCH_WRITE) === 0 ? read(word) : written(word));
+    }
+  };
+  machine.log = {
+    step(choice, candidates, count) {
+      finish();
+      remember();
+      const touched = new Set<number>();
+      steps.push({ task: choice, enabled: Array.from(candidates.subarray(0, count)), touched });
+      wasCalling = false;
+      if (choice !== HYPERVISOR) {
+        const state = machine.actors[choice]?.state;
+        wasCalling = state === "calling";
+        touched.add(read(lineName(choice)));
+        if (state === "blocked") touched.add(read(eventName(choice)));
+        return;
+      }
+      touched.add(written(WORK));
+      // A handler that waits for a flush looks at every line to see whether it may go on.
+      if (machine.xen.gaps.includes(1)) {
+        for (let slot = 0; slot < slots; slot++) touched.add(read(lineName(slot)));
+      }
+    },
+  };
+  return { steps, end: finish };
+}
