@@ -27,7 +27,7 @@ export interface Step {
 
 export interface Trace {
   readonly steps: Step[];
-  /** Finishes the last step. */
+  /** Adds to the last step what it has changed; may be called more than once. */
   end(): void;
 }
 
@@ -82,9 +82,11 @@ export function traceSteps(machine: Machine, image: MachineImage): Trace {
     if (actor?.state === "blocked") touched.add(read(eventName(task)));
     if (actor?.state === "calling" || wasCalling) touched.add(read(WORK));
   };
+  const before = memory.onTouch;
   memory.onTouch = (kind, frame, offset, length) => {
+    before?.(kind, frame, offset, length);
     const touched = steps.at(-1)?.touched;
-    if (touched === undefined) return;
+    if (touched === undefined || machine.auditing) return;
     const first = frame * WORDS_PER_PAGE + (offset >> 2);
     const last = frame * WORDS_PER_PAGE + ((offset + length - 1) >> 2);
     for (let word = first; word <= last; word++) {

@@ -29,9 +29,9 @@ export function watchWork(machine: Machine, { memory }: MachineImage): void {
   let stretch = -1;
   let work = 0;
   memory.onTouch = (kind) => {
-    if (!machine.inHandler || (kind & TOUCH_ATOMIC) === 0) return;
-    work = machine.steps === stretch ? work + 1 : 1;
-    stretch = machine.steps;
+    if (!machine.inHandler || machine.auditing || (kind & TOUCH_ATOMIC) === 0) return;
+    work = machine.turns === stretch ? work + 1 : 1;
+    stretch = machine.turns;
     if (work !== WORK_MAX + 1) return;
     machine.findings.push(`L-7: a handler makes more than ${WORK_MAX} accesses without letting go`);
   };
@@ -51,8 +51,8 @@ export function watchHostileWords(
   let meddling = false;
   memory.onTouch = (kind, frame, offset) => {
     if (meddling || !machine.inHandler || kind !== EXCHANGE || !frames.includes(frame)) return;
-    const same = machine.steps === stretch && word === offset;
-    stretch = machine.steps;
+    const same = machine.turns === stretch && word === offset;
+    stretch = machine.turns;
     word = offset;
     exchanges = same ? exchanges + 1 : 1;
     if (exchanges === EXCHANGES_MAX + 1) {

@@ -81,9 +81,11 @@ export function machineOver(xen: Xen, options: ExploreOptions): Machine {
     asked: new Int32Array(slots),
     clockMs: 0,
     steps: 0,
+    turns: 0,
     traceHash: FNV_OFFSET | 0,
     inHandler: false,
     inPoint: false,
+    auditing: false,
   };
   options.scheduler.begin(options.seed, sceneOf(machine));
   if (options.points) xen.memory.onGuestWord = () => pointInHandler(machine);
@@ -181,12 +183,15 @@ function move(machine: Machine, choice: number): void {
     stepActor(machine, actor);
     return;
   }
+  machine.turns++;
   machine.inHandler = true;
   stepHypervisor(machine.xen);
   machine.inHandler = false;
   attendSlots(machine);
-  if (machine.options.audit !== undefined)
-    machine.findings.push(...machine.options.audit(machine.xen));
+  if (machine.options.audit === undefined) return;
+  machine.auditing = true;
+  machine.findings.push(...machine.options.audit(machine.xen));
+  machine.auditing = false;
 }
 
 /** Nobody can move: time goes on to the first sleeper, or to the end of the first poll. False: nobody sleeps. */
@@ -208,9 +213,7 @@ function pointInHandler(machine: Machine): void {
   if (!machine.inHandler || machine.inPoint) return;
   machine.inPoint = true;
   for (let taken = 0; taken < POINT_STEPS_MAX; taken++) {
-    const count = collect(machine, true);
-    if (count === 1) break;
-    const choice = choose(machine, count);
+    const choice = choose(machine, collect(machine, true));
     if (choice === HYPERVISOR) break;
     move(machine, choice);
   }

@@ -101,10 +101,14 @@ export interface Machine {
   readonly asked: Int32Array;
   clockMs: number;
   steps: number;
+  /** Stretches that the hypervisor has worked: from an entry or a gap to the next gap or the answer. */
+  turns: number;
   /** Rolling hash over every choice, record and resumed value. */
   traceHash: number;
   inHandler: boolean;
   inPoint: boolean;
+  /** Whether accesses are the audit's, which are nobody's step. */
+  auditing: boolean;
 }
 
 export const FNV_OFFSET = 0x811c9dc5;

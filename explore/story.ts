@@ -159,6 +159,7 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
   }
   outcome = withLiveness(outcome);
   if (outcome.verdict !== "finished") return { outcome, machine, notes, known };
+  machine.auditing = true;
   const found = [...(story.judge?.(machine, notes) ?? [])];
   if (found.length === 0) {
     const { broken, known: holes } = endCheck(prepared, machine, hostile);

@@ -71,9 +71,11 @@ export function watchMachine(machine: Machine, image: MachineImage): Watch {
     }
     looking = false;
   };
-  memory.onTouch = (kind, frame, offset) => {
+  const before = memory.onTouch;
+  memory.onTouch = (kind, frame, offset, length) => {
+    before?.(kind, frame, offset, length);
     const told = steps.at(-1);
-    if (looking || told === undefined) return;
+    if (looking || machine.auditing || told === undefined) return;
     const name = wordName(machine, frame, offset);
     if (name === undefined) return;
     told.touched.set(name, told.touched.get(name) === true || (kind & TOUCH_WRITE) !== 0);

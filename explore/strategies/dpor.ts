@@ -52,6 +52,8 @@ export function dporSearch(): DporSearch {
         current = known.taken;
         return current;
       }
+      // What the last step touched is known only now.
+      trace?.end();
       const enabled = Array.from(candidates.subarray(0, count));
       const sleep = asleep ? new Map<number, Step>() : sleepBelow(path, trace);
       const calm = calmChoice(candidates, count, current);

@@ -13,6 +13,7 @@ import type { Scheduler } from "../scheduler.ts";
 import type { Machine } from "../state.ts";
 import { delaySearch, faultSearch, preemptSearch, type Search } from "./bounded.ts";
 import { dporSearch } from "./dpor.ts";
+import { type GuidedSearch, guidedSearch } from "./guided.ts";
 import { pctScheduler } from "./pct.ts";
 import { posScheduler, starveScheduler, urwScheduler } from "./walks.ts";
 
@@ -109,6 +110,7 @@ export function strategyNamed(name: string, shape: Shape, depth?: number): Strat
     return { name, next: () => turn, finished: () => undefined };
   }
   if (name === "dpor") return dporStrategy();
+  if (name === "guided") return guidedStrategy(shape);
   const search = searchNamed(name, shape);
   return search === undefined ? undefined : enumeration(name, search);
 }
@@ -127,6 +129,21 @@ function dporStrategy(): Strategy {
   };
 }
 
+function guidedStrategy(shape: Shape): Strategy {
+  const search = guided(shape);
+  return {
+    name: "guided",
+    next: () => ({ scheduler: search.next(), strategy: "guided", watch: search.watch }),
+    finished: () => undefined,
+  };
+}
+
+/** Every task that has moved in a measured run. */
+function guided({ steps, points }: Shape): GuidedSearch {
+  const tasks = steps.flatMap((count, task) => (count > 0 ? [task - 1] : []));
+  return guidedSearch(tasks, points);
+}
+
 function enumeration(name: string, search: Search): Strategy {
   let over = false;
   return {
@@ -142,6 +159,7 @@ function enumeration(name: string, search: Search): Strategy {
 
 function portfolio(shape: Shape, depth: number | undefined): Strategy {
   const faults = shape.faults.length === 0 ? undefined : faultSearch(shape.faults);
+  const corpus = guided(shape);
   const walks = new Map<string, Scheduler>();
   const walk = (strategy: string): Turn => {
     const scheduler = walks.get(strategy) ?? walkNamed(strategy, shape) ?? roundRobin();
@@ -153,8 +171,11 @@ function portfolio(shape: Shape, depth: number | undefined): Strategy {
     next(run) {
       const turn = Math.floor(run / 2);
       if (run % 2 === 0) return walk(`pct(${depth ?? item(PCT_DEPTHS, turn % PCT_DEPTHS.length)})`);
-      const place = turn % (REST.length + 1);
+      const place = turn % (REST.length + 2);
       if (place < REST.length) return walk(item(REST, place));
+      if (place === REST.length) {
+        return { scheduler: corpus.next(), strategy: "guided", watch: corpus.watch };
+      }
       const scheduler = faults?.next();
       return scheduler === undefined ? walk("random") : { scheduler, strategy: "faults" };
     },
