@@ -59,8 +59,8 @@ export const GRANT_MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: "hypervisor/grant-unmap.ts",
-        from: "  if (hostAddress === 0 || (flags & GNTMAP_host_map) === 0) return GNTST_okay;\n",
-        to: "  if (hostAddress === 0 || (flags & GNTMAP_host_map) === 0) {\n    addDomainField(xen, mapper, DOM.MAPPINGS, -1);\n    return GNTST_okay;\n  }\n",
+        from: "  if (left === flags) return GNTST_okay;\n",
+        to: "  if (left === flags) {\n    addDomainField(xen, mapper, DOM.MAPPINGS, -1);\n    return GNTST_okay;\n  }\n",
       },
     ],
     story: "partial-unmap",
