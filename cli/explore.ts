@@ -13,6 +13,7 @@ import { htmlReport } from "../explore/report-html.ts";
 import { STORIES } from "../explore/stories/catalogue.ts";
 import { STRATEGY_NAMES } from "../explore/strategies/portfolio.ts";
 import { unknownName } from "../shared/nearest.ts";
+import type { Setting } from "../shared/settings.ts";
 import { buildOf } from "../toolstack/build-hash.ts";
 import {
   EXIT_BUG,
@@ -34,6 +35,7 @@ export interface ExploreOptions {
   readonly first: number;
   readonly record?: string;
   readonly html?: string;
+  readonly set?: readonly Setting[];
   /** A bug of the catalogue to explore with. */
   readonly mutant?: string;
   readonly mutants?: string | true;
@@ -56,7 +58,7 @@ export async function explore(wish: string | undefined, options: ExploreOptions)
   if (name === undefined) return listStories(options);
   const known = STORIES.map((story) => story.name);
   if (!known.includes(name)) throw new UsageError(unknownName("story", name, known));
-  const story = await openMutated(mutant, name);
+  const story = await openMutated(mutant, name, hypervisorOf(options.set ?? []));
   const status = openStatusLine(process.stderr, options.progress);
   let stopped = false;
   const onSignal = (): void => {
@@ -101,7 +103,8 @@ async function inSlices(
 
 /** The command that makes one run again, or the search that leads to it. */
 function commandOf(name: string, options: ExploreOptions, { failure }: Exploration): string {
-  const mutant = options.mutant === undefined ? "" : ` --mutant ${options.mutant}`;
+  const strict = hypervisorOf(options.set ?? []) === "strict" ? ` --set ${HYPERVISOR}=strict` : "";
+  const mutant = (options.mutant === undefined ? "" : ` --mutant ${options.mutant}`) + strict;
   const again = (strategy: string, seed: number, schedules: number): string =>
     `npm run -s gfn2mfn -- explore ${name}${mutant} --strategy '${strategy}' --seed ${seed} --schedules ${schedules}`;
   if (options.record !== undefined) return `npm run -s gfn2mfn -- replay ${quoted(options.record)}`;
@@ -188,6 +191,21 @@ function listStories(options: ExploreOptions): number {
   );
   process.stdout.write(`${lines.join("\n")}\n`);
   return EXIT_SUCCESS;
+}
+
+/** The one field of a focused story's machine that can be set. */
+const HYPERVISOR = "machine.hypervisor";
+
+function hypervisorOf(settings: readonly Setting[]): "faithful" | "strict" {
+  const last = settings.at(-1);
+  for (const { path, value } of settings) {
+    if (path !== HYPERVISOR)
+      throw new UsageError(`--set: a story has no ${path}, only ${HYPERVISOR}`);
+    if (value !== "faithful" && value !== "strict") {
+      throw new UsageError(`--set ${HYPERVISOR}: it is faithful or strict`);
+    }
+  }
+  return last?.value === "strict" ? "strict" : "faithful";
 }
 
 function mutantNamed(id: string | undefined): Mutant | undefined {

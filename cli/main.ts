@@ -206,6 +206,7 @@ function exploreCommand(): Command {
     .option("--first <n>", "number of the first run, from 0", whole, 0)
     .option("--record <file>", "write a failure for `replay`")
     .option("--html <file>", "write a failure's report as one HTML page")
+    .option("--set <path=value>", "machine.hypervisor=strict", setting)
     .option("--mutant <id>", "explore the sources with this bug in them")
     .option("--mutants [ids]", "every bug of the catalogue, or those named: M01,M09")
     .option("--seeds <n>", "campaign seeds of each mutant", positive, 20)
@@ -214,6 +215,22 @@ function exploreCommand(): Command {
     .option("--no-progress", "no status line")
     .action(async (story: string | undefined, options) => {
       process.exitCode = await (await import("./explore.ts")).explore(story, options);
+    });
+}
+
+function stressCommand(): Command {
+  return new Command("stress")
+    .description("a campaign: all focused stories on all cores, or a scenario on delayed threads")
+    .argument("[story...]", "stories, or one scenario (default: all stories)")
+    .option("--minutes <n>", "how long", positive, 1)
+    .option("--schedules <n>", "stop after so many schedules (or runs) in all", positive)
+    .option("--jobs <n>", "threads that explore (default: one a core)", positive)
+    .option("--seed <n>", "seed of the campaign", seed, 1)
+    .option("--state <file>", "keep the campaign here, and go on from there")
+    .option("--json", "one JSON document on stdout")
+    .option("--no-progress", "no status line")
+    .action(async (stories: string[], options) => {
+      process.exitCode = await (await import("./stress.ts")).stress(stories, options);
     });
 }
 
@@ -239,6 +256,7 @@ function program(): Command {
     conformCommand(),
     litmusCommand(),
     exploreCommand(),
+    stressCommand(),
     replayCommand(),
   ];
   const root = new Command("gfn2mfn")

@@ -86,12 +86,7 @@ export function traceSteps(machine: Machine, image: MachineImage): Trace {
   memory.onTouch = (kind, frame, offset, length) => {
     before?.(kind, frame, offset, length);
     const touched = steps.at(-1)?.touched;
-    if (touched === undefined || machine.auditing) return;
-    const first = frame * WORDS_PER_PAGE + (offset >> 2);
-    const last = frame * WORDS_PER_PAGE + ((offset + length - 1) >> 2);
-    for (let word = first; word <= last; word++) {
-      touched.add((kind & TOUCH_WRITE) === 0 ? read(word) : written(word));
-    }
+    if (touched !== undefined && !machine.auditing) addWords(touched, kind, frame, offset, length);
   };
   machine.log = {
     step(choice, candidates, count) {
@@ -115,4 +110,18 @@ export function traceSteps(machine: Machine, image: MachineImage): Trace {
     },
   };
   return { steps, end: finish };
+}
+
+function addWords(
+  touched: Set<number>,
+  kind: number,
+  frame: number,
+  offset: number,
+  length: number,
+): void {
+  const first = frame * WORDS_PER_PAGE + (offset >> 2);
+  const last = frame * WORDS_PER_PAGE + ((offset + length - 1) >> 2);
+  for (let word = first; word <= last; word++) {
+    touched.add((kind & TOUCH_WRITE) === 0 ? read(word) : written(word));
+  }
 }

@@ -4,6 +4,7 @@
  * Ours.
  */
 import { EmulatorBug } from "../shared/assert.ts";
+import type { MachineModel } from "../shared/machine.ts";
 import {
   type Exploration,
   type Limits,
@@ -46,10 +47,13 @@ export interface NamedStory {
 }
 
 /** A story that is booted once and explored as often as wanted. */
-export function openStory(name: string): NamedStory {
+export function openStory(
+  name: string,
+  hypervisor: MachineModel["hypervisor"] = "faithful",
+): NamedStory {
   const story = storyNamed(name);
   if (story === undefined) throw new EmulatorBug(`no story is named ${name}`);
-  const prepared = prepareStory(story);
+  const prepared = prepareStory(story, hypervisor);
   return {
     open: (limits) => openExploration(prepared, limits),
     finish: (exploration) => {

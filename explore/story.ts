@@ -92,10 +92,15 @@ const STEPS = 2_000;
 /** Steps of the settling phase, within which everybody must come to an end. */
 const SETTLE_STEPS = 20_000;
 
-export function prepareStory(story: Story): PreparedStory {
+export function prepareStory(
+  story: Story,
+  hypervisor: MachineModel["hypervisor"] = "faithful",
+): PreparedStory {
   const callers: (Caller | undefined)[] = [];
   const notes: Notes = {};
-  const image = machineImage(story.model(), (xen) => setUp(story, xen, callers, notes));
+  const image = machineImage({ ...story.model(), hypervisor }, (xen) =>
+    setUp(story, xen, callers, notes),
+  );
   return { story, image, callers, notes, sound: new Set() };
 }
 

@@ -3,6 +3,7 @@
  */
 import { layoutOf } from "../shared/layout.ts";
 import { MachineMemory, wordsOf } from "../shared/mem.ts";
+import { delaysOf } from "./delays.ts";
 import { openHost } from "./host.ts";
 import { bufferOf } from "./page-ops.ts";
 import { Runner, SLOT_LOST } from "./runner.ts";
@@ -20,7 +21,7 @@ async function boot(start: Start, index: number): Promise<void> {
   run = () =>
     endOf(() => {
       const program = module.bootDevice(
-        { words, memory, layout, index, points: false },
+        { words, memory, layout, index, points: start.delaySeed !== undefined },
         host.sizeBytes,
       );
       const runner = new Runner({
@@ -30,6 +31,7 @@ async function boot(start: Start, index: number): Promise<void> {
         policy: policyOf(start.waiting, CLIENT_PROBES_EVERY),
         host,
         report: (key, value) => post({ kind: "report", key, value }),
+        ...(start.delaySeed === undefined ? {} : { delay: delaysOf(start.delaySeed, index + 1) }),
       });
       return runner.run<unknown>(program) === SLOT_LOST ? "lost" : "returned";
     });

@@ -10,6 +10,7 @@ import { modelHash } from "../shared/model-hash.ts";
 import { type Resolved, resolve } from "../shared/resolve.ts";
 import { type ScenarioExport, scenarioOf } from "../shared/scenario.ts";
 import type { Program } from "../shared/trap.ts";
+import { delaysOf } from "./delays.ts";
 import { openHost } from "./host.ts";
 import { bufferOf } from "./page-ops.ts";
 import { Runner, SLOT_LOST } from "./runner.ts";
@@ -50,6 +51,7 @@ function runPlaced(
     policy: policyOf(start.waiting, CLIENT_PROBES_EVERY),
     host: openHost(undefined),
     report: (key, value) => post({ kind: "report", key, value }),
+    ...(start.delaySeed === undefined ? {} : { delay: delaysOf(start.delaySeed, slot) }),
   });
   const boot = bootInfoOf(model, start.index, domid);
   const cpu = {
@@ -57,7 +59,7 @@ function runPlaced(
     words,
     layout,
     slot,
-    points: false,
+    points: start.delaySeed !== undefined,
     boot,
   };
   const own = function* (kernel: Kernel): Program {

@@ -45,6 +45,8 @@ export interface RunnerOptions {
   readonly policy: SpinPolicy;
   readonly host: Host;
   readonly report: (key: string, value: string | number) => void;
+  /** What happens at a point of a program that yields them: a delay of a stress run. */
+  readonly delay?: () => void;
 }
 
 /** A slot that was taken from its program: the domain has been destroyed, or the machine is over. */
@@ -109,6 +111,7 @@ export class Runner {
       case TRAP_HYPERCALL:
         return this.#call(trap);
       case TRAP_POINT:
+        this.#options.delay?.();
         return 0;
       case TRAP_BLOCK:
         this.#block(trap);

@@ -58,6 +58,8 @@ export interface ThreadsOptions {
   readonly waiting?: Waiting;
   /** File behind the disk, which the toolstack has checked. */
   readonly diskPath?: string;
+  /** Delays the programs at their points: a stress run. */
+  readonly delaySeed?: number;
   /** Ends the machine at any moment, in the middle of its boot too. */
   readonly signal?: AbortSignal;
 }
@@ -127,7 +129,7 @@ export class ThreadedMachine {
   #stopping: Promise<void> | undefined;
 
   constructor(options: ThreadsOptions) {
-    const { model, modules, waiting = "adaptive", diskPath } = options;
+    const { model, modules, waiting = "adaptive", diskPath, delaySeed } = options;
     const layout = layoutOf(model);
     const memory = reserveMemory(machineBytes(layout));
     const control = new SharedArrayBuffer(layout.words * Int32Array.BYTES_PER_ELEMENT);
@@ -137,7 +139,10 @@ export class ThreadedMachine {
     this.memory = new MachineMemory(bufferOf(memory));
     this.#options = options;
     this.#hash = modelHash(model);
-    const file = diskPath === undefined ? {} : { diskPath };
+    const file = {
+      ...(diskPath === undefined ? {} : { diskPath }),
+      ...(delaySeed === undefined ? {} : { delaySeed }),
+    };
     this.#start = { model, control, memory, module: modules.hypervisor, waiting, ...file };
     this.#hypervisorGone.promise.catch(() => {});
     this.#control = new ControlSlot(this.words, layout, this.#hypervisorGone.promise);

@@ -29,6 +29,8 @@ export interface Start {
   readonly waiting: Waiting;
   /** File behind the disk. */
   readonly diskPath?: string;
+  /** Programs yield their points, and are delayed at some of them, as this seed says. */
+  readonly delaySeed?: number;
 }
 
 export interface DomainStart extends Omit<Start, "model"> {

@@ -33,7 +33,11 @@ const LOOK_EVERY_MS = 10;
 const AUDIT_WAIT_MS = 10_000;
 
 /** The variant's machine, booted; the caller starts and stops it. */
-export function threadedMachine(prepared: Prepared, signal: AbortSignal): Promise<ThreadedMachine> {
+export function threadedMachine(
+  prepared: Prepared,
+  signal: AbortSignal,
+  delaySeed?: number,
+): Promise<ThreadedMachine> {
   const { resolved, loaded, choice } = prepared;
   const disk = diskFileOf(choice.parameters);
   const composition = loaded.composition === undefined ? {} : { composition: loaded.composition };
@@ -43,6 +47,7 @@ export function threadedMachine(prepared: Prepared, signal: AbortSignal): Promis
     modules: MODULES,
     awaited: resolved.awaited,
     ...(disk === undefined ? {} : { diskPath: disk }),
+    ...(delaySeed === undefined ? {} : { delaySeed }),
     signal,
   });
 }
@@ -52,7 +57,7 @@ export async function bootThreaded(
   prepared: Prepared,
   options: EngineOptions,
 ): Promise<BootedMachine> {
-  const machine = await threadedMachine(prepared, options.signal);
+  const machine = await threadedMachine(prepared, options.signal, options.delaySeed);
   const { words, layout } = machine;
   const { recorder } = options;
   const recording = recorder === undefined ? undefined : recordThreaded(recorder, words, layout);

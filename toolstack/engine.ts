@@ -47,6 +47,8 @@ export interface EngineOptions {
   readonly progress: (text: string) => void;
   /** Where the run is written down. */
   readonly recorder?: Recorder;
+  /** Delays the programs of a threaded machine at their points. */
+  readonly delaySeed?: number;
 }
 
 /** A machine that has booted; `run` starts its programs and settles at their end, with nothing left running. */

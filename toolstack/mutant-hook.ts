@@ -41,13 +41,17 @@ export async function loadMutated<Module>(mutant: Mutant, entry: string): Promis
 }
 
 /** Opens a focused story in the sources as they stand, or with a mutant in them. */
-export async function openMutated(mutant: Mutant | undefined, story: string): Promise<NamedStory> {
+export async function openMutated(
+  mutant: Mutant | undefined,
+  story: string,
+  hypervisor: "faithful" | "strict" = "faithful",
+): Promise<NamedStory> {
   const entry = "explore/named.ts";
   const { openStory } =
     mutant === undefined
       ? await import("../explore/named.ts")
       : await loadMutated<typeof import("../explore/named.ts")>(mutant, entry);
-  return openStory(story);
+  return openStory(story, hypervisor);
 }
 
 function hooked(): Registry {

@@ -53,6 +53,8 @@ export interface RunControl {
   readonly signal: AbortSignal;
   /** Where the run is written down; only one variant may run then. */
   readonly recorder?: Recorder;
+  /** Delays the programs of a threaded machine at their points. */
+  readonly delaySeed?: number;
 }
 
 /** Runs every prepared variant. A machine that cannot be built rejects; a worker that dies in its boot is a result. */
@@ -124,6 +126,7 @@ function bootAt(
     signal: control.signal,
     progress: (text) => watch.progress(prepared, text),
     ...(control.recorder === undefined ? {} : { recorder: control.recorder }),
+    ...(control.delaySeed === undefined ? {} : { delaySeed: control.delaySeed }),
   };
   const booting = boot(prepared, options);
   // Whoever awaits it hears of a failure; until then it is nobody's unhandled rejection.

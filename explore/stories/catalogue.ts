@@ -4,6 +4,7 @@ import { portsFullStory, resetStory, sendStory, unmaskStory } from "./events.ts"
 import {
   copyMappedStory,
   copyPinnedStory,
+  emptyUnmapStory,
   flipReadonlyStory,
   partialUnmapStory,
   recycleStory,
@@ -39,6 +40,7 @@ export const STORIES: readonly Story[] = [
   refusedStory,
   partialUnmapStory,
   recycleStory,
+  emptyUnmapStory,
   placeTwiceStory,
   quotaStory,
   noTableStory,

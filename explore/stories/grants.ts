@@ -263,6 +263,25 @@ export const partialUnmapStory: Story = {
   ],
 };
 
+/** A hole of the recorded Xen (recorded.md 12): an unmap that names an empty gfn leaves the real entry behind. */
+export const emptyUnmapStory: Story = {
+  name: "empty-unmap",
+  about:
+    "B unmaps at an address where nothing is mapped: a known finding, which a strict hypervisor has not",
+  model: () => smallModel(),
+  setUp: [grantPage()],
+  tasks: [
+    {
+      name: "B",
+      domain: B,
+      program: function* (guest, notes) {
+        const mapped = yield* map(guest, A, REF, HOLE);
+        notes.status = yield* unmap(guest, HOLE + 1, mapped.handle);
+      },
+    },
+  ],
+};
+
 /** M57: a page that A gives up is B's to have, and nobody else's. */
 export const recycleStory: Story = {
   name: "recycle",

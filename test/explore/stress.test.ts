@@ -1,0 +1,92 @@
+// Campaigns: slices add up, a file goes on where it stood, a canary is found, and delayed threads end as undelayed ones.
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import { openStory } from "../../explore/named.ts";
+import {
+  addSlice,
+  loadCampaign,
+  newCampaign,
+  progressOf,
+  saveCampaign,
+} from "../../toolstack/campaign-state.ts";
+import { loadScenario } from "../../toolstack/load.ts";
+import { prepare } from "../../toolstack/prepare.ts";
+import { runVariants } from "../../toolstack/run.ts";
+import { stressSlice } from "../../toolstack/stress-task.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "campaign-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+describe("a campaign", () => {
+  it("sums what its slices have done, and goes on from its file", async () => {
+    const path = join(folder, "one.json");
+    const state = newCampaign(3, "here");
+    for (const first of [0, 100]) {
+      addSlice(state, await stressSlice({ story: "send", seed: 3, first, schedules: 100 }));
+      progressOf(state, "send").next = first + 100;
+    }
+    saveCampaign(path, state);
+    const again = loadCampaign(path, 3, "here");
+    expect(again.stories.send).toMatchObject({ next: 200, schedules: 200 });
+    expect(again.failures).toEqual([]);
+  });
+
+  it("does not go on over other sources, another seed or a file that is none", () => {
+    const path = join(folder, "two.json");
+    saveCampaign(path, newCampaign(3, "here"));
+    expect(() => loadCampaign(path, 3, "there")).toThrow(/begun with sources here/);
+    expect(() => loadCampaign(path, 4, "here")).toThrow(/begun with seed 3/);
+    writeFileSync(path, "{");
+    expect(() => loadCampaign(path, 3, "here")).toThrow(/is no campaign/);
+  });
+
+  it("finds its canary, once a kind, with a recording of it", async () => {
+    const state = newCampaign(1, "here");
+    const slice = { story: "revoke", seed: 1, first: 0, schedules: 1_500, mutant: "M01" };
+    for (let twice = 0; twice < 2; twice++) addSlice(state, await stressSlice(slice));
+    expect(state.failures).toHaveLength(1);
+    expect(state.failures[0]?.file.config.mutants).toEqual(["M01"]);
+  });
+});
+
+describe("a known finding", () => {
+  const known = (hypervisor: "faithful" | "strict"): readonly string[] => {
+    const open = openStory("empty-unmap", hypervisor).open({
+      schedules: 20,
+      seed: 1,
+      strategy: "random",
+    });
+    open?.go(20);
+    expect(open?.result().failure).toBeUndefined();
+    return open?.result().known ?? [];
+  };
+
+  it("is what the recorded Xen has: an unmap at an empty gfn leaves the entry (recorded.md 12)", () => {
+    expect(known("faithful")).toEqual([expect.stringMatching(/^I-12: known finding: gfn 393216/)]);
+  });
+
+  it("is none with a strict hypervisor", () => {
+    expect(known("strict")).toEqual([]);
+  });
+});
+
+describe("threads with delays at their points", () => {
+  it("end as they do without", async () => {
+    const loaded = await loadScenario("which-address");
+    const variants = await prepare(loaded, { seed: 5, settings: [], variants: [] });
+    const control = {
+      engine: "threads",
+      timeoutMs: 60_000,
+      signal: new AbortController().signal,
+      delaySeed: 5,
+    } as const;
+    const watch = { started: () => {}, progress: () => {}, ended: () => {} };
+    const results = await runVariants(variants.slice(0, 2), control, watch);
+    expect(results.map(({ code, problems }) => [code, problems])).toEqual([
+      [0, []],
+      [0, []],
+    ]);
+  });
+});
