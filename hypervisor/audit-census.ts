@@ -5,17 +5,19 @@
  * use. At a gap of some handler its hold list counts as a holder.
  * Ours; the counting rules are those of hypervisor spec 4.9 and 7.2.
  */
-import { GNTMAP_host_map, GNTMAP_readonly } from "../shared/abi/grant.ts";
+import { GNTMAP_device_map, GNTMAP_host_map, GNTMAP_readonly } from "../shared/abi/grant.ts";
 import { HOLD_UNMAP } from "../shared/hold-layout.ts";
 import { DOM } from "../shared/layout.ts";
 import { isForeign } from "../shared/pte.ts";
 import { DomId } from "../shared/units.ts";
-import { activeFrame, GNTPIN_hstr_inc, GNTPIN_hstw_inc, grantEntries } from "./active-entry.ts";
+import { activeFrame, grantEntries, pinIncrement } from "./active-entry.ts";
+import { countPv, type PvLeaf } from "./audit-pv.ts";
 import { fifoFrames } from "./event-fifo-array.ts";
 import { isAllocated, isRamFrame } from "./frame-table.ts";
 import { type Hold, holdsOf } from "./hold-list.ts";
 import { trackDomid, trackFlags, trackRef } from "./maptrack.ts";
 import { scanP2m } from "./p2m-scan.ts";
+import { isPv } from "./page-type.ts";
 import { domainField, isPresent, slotDomain, type Xen } from "./xen.ts";
 
 /** One entry of a P2M in use. */
@@ -36,6 +38,9 @@ export interface Handle {
   /** Frame of the granter's active entry, or -1 when granter or reference do not exist. */
   readonly frame: number;
   readonly readonly: boolean;
+  /** Which halves are mapped; a device half alone is a PV matter. */
+  readonly host: boolean;
+  readonly device: boolean;
 }
 
 export interface SlotHold extends Hold {
@@ -52,6 +57,10 @@ export interface Census {
   readonly tables: ReadonlyMap<number, number>;
   /** References that each RAM frame should have. */
   readonly references: Int32Array;
+  /** Type references that each RAM frame should have; empty in a machine without PV domains. */
+  readonly types: Int32Array;
+  /** Entries of PV guests' page tables that map pages. */
+  readonly ptes: readonly PvLeaf[];
   /** Pin that each active entry should have, by `entryKey`. Absent: 0. */
   readonly pins: ReadonlyMap<number, number>;
 }
@@ -81,13 +90,17 @@ export function takeCensus(xen: Xen): Census {
   const holds = Array.from({ length: slots }, (_, slot) =>
     holdsOf(xen, slot).map((hold) => ({ ...hold, slot, mapper: slotDomain(xen, slot) })),
   ).flat();
+  const references = countReferences(xen, { domains, leaves, handles, holds });
+  const { types, ptes } = countPv(xen, handles, holds, references);
   return {
     domains,
     leaves,
     handles,
     holds,
     tables,
-    references: countReferences(xen, { domains, leaves, handles, holds }),
+    references,
+    types,
+    ptes,
     pins: countPins(handles, holds),
   };
 }
@@ -97,12 +110,15 @@ function handlesOf(xen: Xen, mapper: DomId): readonly Handle[] {
   const limit = domainField(xen, mapper, DOM.MAPTRACK_LIMIT);
   for (let handle = 0; handle < limit; handle++) {
     const flags = trackFlags(xen, mapper, handle);
-    if ((flags & GNTMAP_host_map) === 0) continue;
+    const host = (flags & GNTMAP_host_map) !== 0;
+    const device = (flags & GNTMAP_device_map) !== 0;
+    if (!host && !device) continue;
     const granter = trackDomid(xen, mapper, handle);
     const ref = trackRef(xen, mapper, handle);
     const exists = isPresent(xen, granter) && ref >= 0 && ref < grantEntries(xen, granter);
     const frame = exists ? activeFrame(xen, granter, ref) : -1;
-    found.push({ mapper, handle, granter, ref, frame, readonly: (flags & GNTMAP_readonly) !== 0 });
+    const readonly = (flags & GNTMAP_readonly) !== 0;
+    found.push({ mapper, handle, granter, ref, frame, readonly, host, device });
   }
   return found;
 }
@@ -119,7 +135,11 @@ function countReferences(
   for (let frame = 0; frame < xen.layout.ramFrames; frame++)
     if (isAllocated(xen, frame)) count(frame);
   for (const domid of domains) for (const frame of fifoFrames(xen, domid)) count(frame);
-  for (const { frame } of handles) count(frame);
+  for (const { mapper, frame, host, device } of handles) {
+    // A PV guest's host half is an entry of its page tables, which is counted there.
+    if (host && !isPv(xen, mapper)) count(frame);
+    if (device) count(frame);
+  }
   for (const { frame } of holds) count(frame);
   for (const { frame, type } of leaves) if (isForeign(type)) count(frame);
   return references;
@@ -130,13 +150,15 @@ function countPins(
   holds: readonly Hold[],
 ): ReadonlyMap<number, number> {
   const pins = new Map<number, number>();
-  const count = (granter: number, ref: number, readonly: boolean): void => {
+  const count = (granter: number, ref: number, increment: number): void => {
     const key = entryKey(granter, ref);
-    pins.set(key, (pins.get(key) ?? 0) + (readonly ? GNTPIN_hstr_inc : GNTPIN_hstw_inc));
+    pins.set(key, ((pins.get(key) ?? 0) + increment) | 0);
   };
-  for (const { granter, ref, readonly } of handles) count(granter, ref, readonly);
-  for (const hold of holds) {
-    if (hold.kind === HOLD_UNMAP) count(hold.granter, hold.ref, hold.readonly);
+  for (const { granter, ref, readonly, host, device } of handles) {
+    count(granter, ref, pinIncrement(readonly, host, device));
+  }
+  for (const { kind, granter, ref, readonly, device } of holds) {
+    if (kind === HOLD_UNMAP) count(granter, ref, pinIncrement(readonly, !device, device));
   }
   return pins;
 }

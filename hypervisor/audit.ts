@@ -31,6 +31,13 @@ import {
 } from "./audit-grants.ts";
 import { contexts, ownTables } from "./audit-iommu.ts";
 import {
+  foreignPtes,
+  machineToPhys,
+  pvTranslations,
+  tablesReadOnly,
+  typeCounts,
+} from "./audit-page-types.ts";
+import {
   deadDomains,
   directMap,
   openAccesses,
@@ -69,6 +76,11 @@ export const INVARIANTS: Readonly<Record<string, Invariant>> = {
   walkers,
   tablePages,
   deadDomains,
+  typeCounts,
+  tablesReadOnly,
+  foreignPtes,
+  machineToPhys,
+  pvTranslations,
   eventPairs,
   fifoState,
   pollers,

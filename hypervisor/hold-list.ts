@@ -67,11 +67,12 @@ export function holdTable(xen: Xen, slot: number, frame: number): void {
   xen.words[row + HOLD.FRAME] = frame;
 }
 
-/** Holds a page reference that is dropped after the flush. */
-export function holdPage(xen: Xen, slot: number, frame: number): void {
+/** Holds a page reference that is dropped after the flush, with a writable type reference or without. */
+export function holdPage(xen: Xen, slot: number, frame: number, typed = false): void {
   const row = nextRow(xen, slot);
   xen.words[row + HOLD.KIND] = HOLD_PAGE;
   xen.words[row + HOLD.FRAME] = frame;
+  xen.words[row + HOLD.TYPED] = typed ? 1 : 0;
 }
 
 /** Drops everything the slot's handler holds. The flush that covers it is over. */
@@ -90,6 +91,7 @@ export function releaseHolds(xen: Xen, slot: number): void {
       putPage(xen, frame);
       releasePin(xen, granter, at(xen.words, row + HOLD.REF), readonly, device);
     } else if (kind === HOLD_PAGE) {
+      if (at(xen.words, row + HOLD.TYPED) === 1) putPageType(xen, frame);
       putPage(xen, frame);
     } else if (kind === HOLD_TABLE) {
       putPageAndType(xen, frame);

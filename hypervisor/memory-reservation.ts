@@ -64,7 +64,7 @@ import {
   walkSteps,
 } from "./p2m.ts";
 import { insertionCrashes } from "./p2m-insert.ts";
-import { isPv, isStaleOnFree } from "./page-type.ts";
+import { isPv, mayGiveUp } from "./page-type.ts";
 import { releaseFormer } from "./physmap-place.ts";
 import { withPvFlush } from "./pv-flush.ts";
 import {
@@ -356,7 +356,7 @@ function* removePvPage(
   if (!isRamFrame(xen, frame)) return -EINVAL;
   return yield* withPvFlush(xen, { slot, domid }, () => {
     if (!stillThere(xen, reservation) || !getPage(xen, frame, domid)) return -ENXIO;
-    const unused = isStaleOnFree(xen, domid, frame);
+    const unused = mayGiveUp(xen, domid, frame);
     if (unused === 0) putPageAllocRef(xen, frame);
     putPage(xen, frame);
     return unused;

@@ -16,7 +16,6 @@ import {
   PGT_count_mask,
   PGT_l1_page_table,
   PGT_l4_page_table,
-  PGT_none,
   PGT_pinned,
   PGT_type_mask,
   PGT_type_shift,
@@ -115,14 +114,9 @@ function isStale(xen: Xen, owner: number, frame: number): boolean {
   return ((at(xen.words, xen.layout.frameStamp + frame) - flushed) | 0) >= 0;
 }
 
-/**
- * For a page on which the caller has taken a reference: 0, or -ERESTART when it is about to lose its last other one while
- * a translation to it may be left.
- */
-export const isStaleOnFree = (xen: Xen, domid: DomId, frame: number): number =>
-  frameReferences(xen, frame) === 2 && isAllocated(xen, frame) && isStale(xen, domid, frame)
-    ? -ERESTART
-    : 0;
+/** Before a domain gives a page up: 0, or -ERESTART while a translation to it may be left that no entry stands for. */
+export const mayGiveUp = (xen: Xen, domid: DomId, frame: number): number =>
+  isAllocated(xen, frame) && isStale(xen, domid, frame) ? -ERESTART : 0;
 
 /** As `stealPage`; also -ERESTART while a translation may be left: flush, and ask again. */
 export function stealUnused(xen: Xen, domid: DomId, frame: number, counted: boolean): number {
@@ -226,28 +220,25 @@ function getTable(xen: Xen, owner: DomId, frame: number, type: number): number {
 }
 
 /** Writable entries count as such, but for pages of translated domains: those have no page tables that could suffer. */
-const isCountedWritable = (xen: Xen, mapper: number, owner: number, { low }: PteX86): boolean =>
-  (low & _PAGE_RW) !== 0 && (owner === mapper || isPv(xen, owner));
+export const isCountedWritable = (
+  xen: Xen,
+  mapper: number,
+  owner: number,
+  { low }: PteX86,
+): boolean => (low & _PAGE_RW) !== 0 && (owner === mapper || isPv(xen, owner));
 
-/** Drops the type reference that a page's entry has; the page reference is the caller's to drop. Its frame, or -1. */
-export function putTypeFromL1e(xen: Xen, mapper: DomId, pte: PteX86): number {
+/** Gives back what a page's entry refers to, and stamps the page. */
+export function putPageFromL1e(xen: Xen, mapper: DomId, pte: PteX86): void {
   const frame = indexOf(xen.layout, xen.words, mfnOfX86(pte));
-  if (!isPresentX86(pte) || !isRamFrame(xen, frame)) return -1;
+  if (!isPresentX86(pte) || !isRamFrame(xen, frame)) return;
+  xen.words[xen.layout.frameStamp + frame] = at(xen.words, MACHINE.FLUSHES);
   if (isCountedWritable(xen, mapper, frameOwner(xen, frame), pte)) putPageType(xen, frame);
-  if (hasTypes(xen)) xen.words[xen.layout.frameStamp + frame] = at(xen.words, MACHINE.FLUSHES);
-  return frame;
+  putPage(xen, frame);
 }
 
 /** Gives back everything that an entry refers to. Nobody can be using the translation any more. */
 function putPageFromEntry(xen: Xen, mapper: DomId, pte: PteX86, level: number): void {
   if (level > PGT_l1_page_table) {
     putPageAndType(xen, indexOf(xen.layout, xen.words, mfnOfX86(pte)));
-    return;
-  }
-  const frame = putTypeFromL1e(xen, mapper, pte);
-  if (frame >= 0) putPage(xen, frame);
+  } else putPageFromL1e(xen, mapper, pte);
 }
-
-/** Frames whose type is not PGT_none and in use: for whoever recounts. */
-export const isTyped = (xen: Xen, frame: number): boolean =>
-  typeCount(xen, frame) > 0 && typeOf(xen, frame) !== PGT_none;

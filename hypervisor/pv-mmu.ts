@@ -44,7 +44,7 @@ import { EFAULT, EINVAL, ENOSYS, EPERM, ESRCH } from "../shared/status.ts";
 import { RECORD_ARGS } from "../shared/trap.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
 import { startFlush, startFlushOf } from "./flush.ts";
-import { getPage, isRamFrame, putPage, setXenHeapGfn } from "./frame-table.ts";
+import { getPage, isRamFrame, isXenHeap, putPage, setXenHeapGfn } from "./frame-table.ts";
 import { copyArgs, copyToGuest } from "./guest-access.ts";
 import { holdTable, releaseHolds } from "./hold-list.ts";
 import {
@@ -227,7 +227,8 @@ function* updateOne(
 function updateM2p(xen: Xen, owner: DomId, frame: number, { low }: PteX86): number {
   if (!isPv(xen, owner)) return -EINVAL;
   if (!isRamFrame(xen, frame) || !getPage(xen, frame, owner)) return -EINVAL;
-  setXenHeapGfn(xen, frame, low >>> 0);
+  // Pages of Xen's own have a record of another kind there.
+  if (!isXenHeap(xen, frame)) setXenHeapGfn(xen, frame, low >>> 0);
   putPage(xen, frame);
   return 0;
 }

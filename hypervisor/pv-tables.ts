@@ -2,9 +2,9 @@
  * Entries of a PV guest's page tables: where they stand, and how one is replaced by another.
  *
  * Rules: what a new entry names is referenced before it is written, what the old one named is given back afterwards. A
- * page that nobody else refers to, and a table that nothing else leads to, go on the hold list: the caller flushes before
- * they are dropped (MOD_FLUSH). A page that others refer to is let go at once; its translation may then stay in TLBs until
- * the guest flushes, as on the real thing. Functions here are plain.
+ * page of somebody else, or that the domain has given up, and a table, go on the hold list: the caller flushes before they
+ * are dropped (MOD_FLUSH). RAM of the domain's own is let go at once; its translation may then stay in TLBs until the
+ * guest flushes, as on the real thing. Functions here are plain.
  * Behaviour: xen/arch/x86/mm.c, mod_l1_entry(), mod_l2_entry() to mod_l4_entry(); xen/arch/x86/pv/mm.c, map_guest_l1e().
  */
 import { PGT_l1_page_table, PGT_l4_page_table } from "../shared/frame-flags.ts";
@@ -24,9 +24,16 @@ import {
 } from "../shared/pte-x86.ts";
 import { EINVAL } from "../shared/status.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
-import { frameOwner, frameReferences, isRamFrame, putPage } from "./frame-table.ts";
+import { frameOwner, isAllocated, isRamFrame, isXenHeap } from "./frame-table.ts";
 import { holdPage, holdTable } from "./hold-list.ts";
-import { getPageFromEntry, putTypeFromL1e, readPte, typeCount, typeOf } from "./page-type.ts";
+import {
+  getPageFromEntry,
+  isCountedWritable,
+  putPageFromL1e,
+  readPte,
+  typeCount,
+  typeOf,
+} from "./page-type.ts";
 import { lineField, type Xen } from "./xen.ts";
 
 /** An entry's place: the frame of its table, and its number there. */
@@ -99,16 +106,20 @@ export function writePte(xen: Xen, domid: DomId, { table, slot }: PtePlace, pte:
   add(words, sequence, 1);
 }
 
-/** Gives back what a page's entry refers to; the page itself after the flush if nobody else has it. */
+/**
+ * Gives back what a page's entry refers to. At once if the page is the domain's own RAM: before that becomes something
+ * else a flush is asked for (pv-flush.ts). Anything else may be freed or change its use without one: after the flush.
+ */
 export function dropL1e(xen: Xen, slot: number, mapper: DomId, pte: PteX86): number {
-  const frame = putTypeFromL1e(xen, mapper, pte);
-  if (frame < 0) return MOD_DONE;
-  if (frameReferences(xen, frame) === 1) {
-    holdPage(xen, slot, frame);
-    return MOD_FLUSH;
+  const frame = indexOf(xen.layout, xen.words, mfnOfX86(pte));
+  if (!isPresentX86(pte) || !isRamFrame(xen, frame)) return MOD_DONE;
+  const own = frameOwner(xen, frame) === mapper && isAllocated(xen, frame);
+  if (own && !isXenHeap(xen, frame)) {
+    putPageFromL1e(xen, mapper, pte);
+    return MOD_DONE;
   }
-  putPage(xen, frame);
-  return MOD_DONE;
+  holdPage(xen, slot, frame, isCountedWritable(xen, mapper, frameOwner(xen, frame), pte));
+  return MOD_FLUSH;
 }
 
 /** Whether only bits changed that no reference depends on. */
