@@ -221,8 +221,6 @@ function freeOwnedFrame(xen: Xen, frame: number): void {
   // put_page never frees a xen heap page: its allocator's owner (grant table, domain) does.
   if (heapPage) return;
   trace(words, layout, hypervisorRing(layout), TRACE_FRAME_FREED, frame, owner);
-  // It is no guest's page any more, so it has no place in the M2P.
-  setXenHeapGfn(xen, frame, NOT_PRESENT);
   // Pages are scrubbed when their owner is dying; a live domain's are handed out as they are (recorded.md 10).
   if (owner === NOT_PRESENT || isDying(xen, owner)) xen.memory.zero(FrameIndex(frame));
   if (isStatic(xen, frame)) reserveFrame(xen, frame);
@@ -242,6 +240,8 @@ export function freeHeapFrame(xen: Xen, frame: number): void {
   const { words, layout } = xen;
   words[layout.frameOwner + frame] = NOT_PRESENT;
   words[layout.frameCount + frame] = PGC_state_free;
+  // It is no guest's page any more, so it has no place in the M2P.
+  if (layout.frameType >= 0) setXenHeapGfn(xen, frame, NOT_PRESENT);
   const head = at(words, FREE_HEAD);
   words[layout.frameNext + frame] = head;
   words[layout.framePrevious + frame] = NOT_PRESENT;

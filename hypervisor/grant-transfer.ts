@@ -25,6 +25,7 @@ import {
   GRANT_ENTRIES_PER_FRAME_V2,
   GRANT_ENTRY_BYTES,
   GRANT_ENTRY_BYTES_V2,
+  NOT_PRESENT,
 } from "../shared/limits.ts";
 import { p2m_ram_rw } from "../shared/pte.ts";
 import {
@@ -134,6 +135,7 @@ function complete(xen: Xen, receiver: DomId, ref: number, frame: number): void {
       xen.memory.store(table, offset + 12, Math.floor(mfn / 4294967296));
     } else xen.memory.store(table, offset + GRANT_ENTRY_FRAME, mfn | 0);
   } else {
+    setXenHeapGfn(xen, frame, NOT_PRESENT);
     p2mSet(xen, receiver, place, frame, p2m_ram_rw);
   }
   xen.memory.or(table, offset, GTF_transfer_completed);

@@ -160,10 +160,7 @@ function exchangeChunk(
     for (const frame of stolen) reassign(xen, domid, frame);
     return error === 0 ? -ENOMEM : error;
   }
-  for (const frame of stolen) {
-    setXenHeapGfn(xen, frame, NOT_PRESENT);
-    freeHeapFrame(xen, frame);
-  }
+  for (const frame of stolen) freeHeapFrame(xen, frame);
   const firstOut = (first * 2 ** asked.inOrder) / 2 ** asked.outOrder;
   return giveChunk(xen, caller, asked, firstOut, given);
 }

@@ -55,7 +55,8 @@ export function pvPair(
   overrides: Partial<MachineModel> = {},
   domain: Partial<DomainModel> = {},
 ): PvPair {
-  const domains = [testDom0(), pvDomain("A", domain), pvDomain("B", domain)];
+  const his = { directMapped: false, staticMemory: [], ramGfn: 0x40000 };
+  const domains = [testDom0(his), pvDomain("A", domain), pvDomain("B", domain)];
   const machine = bootTestMachine(testModel(domains, { arch: "x86", ...overrides }));
   const [dom0, a, b] = machine.actors;
   if (dom0 === undefined || a === undefined || b === undefined) throw new Error("three boot");
@@ -208,12 +209,14 @@ function unmapWith(
   return ops.map((_, i) => out.getInt16(i * UNMAP_SIZE + 20, true));
 }
 
-/** Gives pages to entries of another domain; the call's value and the statuses. */
-export function transfer(
-  machine: TestMachine,
-  actor: Actor,
-  ops: readonly { readonly mfn: number; readonly dom: number; readonly ref: number }[],
-): { readonly ret: number; readonly statuses: readonly number[] } {
+export interface Gift {
+  readonly mfn: number;
+  readonly dom: number;
+  readonly ref: number;
+}
+
+/** Lays transfers out; returns the arguments of the hypercall. */
+export function layTransfer(actor: Actor, ...ops: readonly Gift[]): readonly number[] {
   const bytes = new Uint8Array(ops.length * TRANSFER_SIZE);
   const view = new DataView(bytes.buffer);
   ops.forEach(({ mfn, dom, ref }, i) => {
@@ -221,9 +224,18 @@ export function transfer(
     view.setUint16(i * TRANSFER_SIZE + 8, dom, true);
     view.setUint32(i * TRANSFER_SIZE + 12, ref, true);
   });
-  const at = argumentAddress(actor);
-  writeGuest(actor, at, bytes);
-  const ret = call(machine, actor, HYPERVISOR_grant_table_op, GNTTABOP_transfer, at, ops.length);
-  const out = new DataView(readGuest(actor, at, bytes.length).buffer);
-  return { ret, statuses: ops.map((_, i) => out.getInt16(i * TRANSFER_SIZE + 16, true)) };
+  writeGuest(actor, argumentAddress(actor), bytes);
+  return [GNTTABOP_transfer, argumentAddress(actor), ops.length];
+}
+
+/** Gives pages to entries of another domain; the call's value and the statuses. */
+export function transfer(
+  machine: TestMachine,
+  actor: Actor,
+  ops: readonly Gift[],
+): { readonly ret: number; readonly statuses: readonly number[] } {
+  const ret = call(machine, actor, HYPERVISOR_grant_table_op, ...layTransfer(actor, ...ops));
+  const out = readGuest(actor, argumentAddress(actor), ops.length * TRANSFER_SIZE);
+  const view = new DataView(out.buffer);
+  return { ret, statuses: ops.map((_, i) => view.getInt16(i * TRANSFER_SIZE + 16, true)) };
 }
