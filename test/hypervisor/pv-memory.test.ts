@@ -25,14 +25,32 @@ import {
 } from "../../shared/abi/xen.ts";
 import { DOM, indexOf } from "../../shared/layout.ts";
 import { ACCESS_OK, ACCESS_READ, ACCESS_WRITE, FAULT_TRANSLATION, Mmu } from "../../shared/mmu.ts";
-import { EACCES, EINVAL, ENOMEM, EPERM } from "../../shared/status.ts";
+import {
+  EACCES,
+  EINVAL,
+  ENOMEM,
+  EPERM,
+  GNTST_bad_page,
+  GNTST_general_error,
+  GNTST_okay,
+} from "../../shared/status.ts";
 import { hypercallTrap, setRecord } from "../../shared/trap.ts";
 import { FrameIndex } from "../../shared/units.ts";
 import { domctl, field } from "./domains.ts";
-import { argumentAddress, entryFlags, mapOne, setEntry } from "./grants.ts";
+import { argumentAddress, copyOne, entryFlags, mapOne, setEntry } from "./grants.ts";
 import { type Actor, call, probe, readWord, type TestMachine, writeWord } from "./harness.ts";
 import { addToPhysmap, exchange, reserve } from "./memory-calls.ts";
-import { layTransfer, mfnOf, pvPair, sound, transfer, unmapHalves, updateVa, V0 } from "./pv.ts";
+import {
+  layTransfer,
+  mfnOf,
+  pvPair,
+  sound,
+  tableOf,
+  transfer,
+  unmapHalves,
+  updateVa,
+  V0,
+} from "./pv.ts";
 
 const REF = 8;
 const DONE = GTF_accept_transfer | GTF_transfer_committed | GTF_transfer_completed;
@@ -282,6 +300,23 @@ describe("an exchange", () => {
     expect(exchange(machine, a, { gfns: [mfn], dom: b.domid }, { gfns: [0], dom: b.domid })).toBe(
       -EPERM,
     );
+    sound(machine);
+  });
+});
+
+describe("a copy in a PV guest", () => {
+  it("names machine frames of its own, and writes to no page table", () => {
+    const { machine, a, b } = pvPair();
+    setEntry(machine, a, REF, GTF_permit_access, b.domid, mfnOf(machine, a, 5));
+    writeWord(a, 5 * 4096, 0x5a5a);
+    const from = { ref: REF, dom: a.domid };
+    const to = (mfn: number) => ({ gfn: mfn, dom: DOMID_SELF });
+    expect(copyOne(machine, b, from, to(mfnOf(machine, b, 6)), 4)).toBe(GNTST_okay);
+    expect(readWord(b, 6 * 4096)).toBe(0x5a5a);
+    expect(copyOne(machine, b, from, to(mfnOf(machine, a, 6)), 4)).toBe(GNTST_bad_page);
+    const table = tableOf(machine, b, 0, 1).mfn;
+    expect(copyOne(machine, b, from, to(table), 4)).toBe(GNTST_general_error);
+    expect(copyOne(machine, b, to(table), to(mfnOf(machine, b, 6)), 4)).toBe(GNTST_okay);
     sound(machine);
   });
 });
