@@ -2,8 +2,8 @@
  * GNTTABOP_set_version: a table changes its form. grant-version.ts answers which one it has.
  *
  * Rules: the version in force is written back whatever the answer. A change wipes every entry but the reserved ones,
- * which are carried over; it is refused while any other entry is in use. Status frames leave the physmap, are flushed
- * and only then freed. The count of the call is not looked at (recorded.md 5).
+ * which are carried over; it is refused while any other entry is in use. Status frames leave the physmap and the table
+ * in one go, are flushed and only then freed. The count of the call is not looked at (recorded.md 5).
  * Behaviour: xen/common/grant_table.c, gnttab_set_version(), gnttab_unpopulate_status_frames().
  */
 import {
@@ -24,7 +24,6 @@ import { activeKind, activePin, grantEntries, grantFrame } from "./active-entry.
 import { startFlush } from "./flush.ts";
 import {
   frameReferences,
-  putPageAllocRef,
   setXenHeapGfn,
   shareXenPageWithGuest,
   xenHeapGfn,
@@ -40,6 +39,7 @@ import {
   statusRow,
 } from "./grant-v2.ts";
 import { copyArgs, copyToGuest } from "./guest-access.ts";
+import { holdXenPage, releaseHolds } from "./hold-list.ts";
 import { p2mClear } from "./p2m.ts";
 import { profileOf } from "./profile.ts";
 import {
@@ -62,11 +62,11 @@ export function* setVersion(xen: Xen, caller: Caller, uop: number): Preemptible 
   const limit = item(xen.model.domains, domainField(xen, domid, DOM.MODEL)).maxGrantVersion ?? 2;
   let answer = checkVersion(xen, domid, wanted, Math.min(limit, profileOf(xen).maxGrantVersion));
   if (answer > 0) {
-    if (wanted === 1 && hideStatusFrames(xen, domid)) {
-      if (startFlush(xen, caller.slot, domid) > 0) yield GAP_FLUSH;
-      answer = checkVersion(xen, domid, wanted, limit);
-    }
-    if (answer > 0) answer = changeVersion(xen, domid, wanted);
+    const hidden = wanted === 1 && hideStatusFrames(xen, domid);
+    answer = changeVersion(xen, caller, wanted);
+    // The table has no status frames any more, so nobody can place one again until they are freed.
+    if (hidden && startFlush(xen, caller.slot, domid) > 0) yield GAP_FLUSH;
+    releaseHolds(xen, caller.slot);
   }
   xen.args.setU32(0, domainField(xen, domid, DOM.GRANT_VERSION));
   return copyToGuest(xen, domid, uop, xen.args.bytes, 0, 4) ? answer : -EFAULT;
@@ -145,7 +145,8 @@ function readReserved(xen: Xen, domid: DomId, ref: number): Reserved {
   return { header: header & ~STATUS_BITS, frame, status: header & STATUS_BITS };
 }
 
-function changeVersion(xen: Xen, domid: DomId, wanted: number): number {
+/** The change itself. Status frames that the table had are on the hold list, for the caller to free after a flush. */
+function changeVersion(xen: Xen, { domid, slot }: Caller, wanted: number): number {
   const frames = domainField(xen, domid, DOM.GRANT_FRAMES);
   if (wanted === 2) {
     const added = addStatusFrames(xen, domid, 0, statusFramesFor(frames));
@@ -157,9 +158,7 @@ function changeVersion(xen: Xen, domid: DomId, wanted: number): number {
   for (let n = 0; n < frames; n++) xen.memory.zero(grantFrame(xen, domid, n));
   if (wanted === 1) {
     for (let n = statusFrames(xen, domid) - 1; n >= 0; n--) {
-      const frame = statusFrame(xen, domid, n);
-      putPageAllocRef(xen, frame);
-      freeXenPage(xen, frame);
+      holdXenPage(xen, slot, statusFrame(xen, domid, n), domid);
     }
   }
   setDomainField(xen, domid, DOM.GRANT_VERSION, wanted);

@@ -14,13 +14,15 @@ import {
   HOLD_TABLE,
   HOLD_UNMAP,
   HOLD_WORDS,
+  HOLD_XEN_PAGE,
 } from "../shared/hold-layout.ts";
 import { LINE } from "../shared/layout.ts";
 import type { DomId } from "../shared/units.ts";
 import { releasePin } from "./active-entry.ts";
-import { putPage } from "./frame-table.ts";
+import { getPage, putPage, putPageAllocRef } from "./frame-table.ts";
 import { putPageAndType, putPageType } from "./page-type.ts";
 import { lineField, setLineField, type Xen } from "./xen.ts";
+import { freeXenPage } from "./xen-heap.ts";
 
 const rowOf = (xen: Xen, slot: number, row: number): number =>
   xen.layout.holds + (slot * HOLD_ROWS + row) * HOLD_WORDS;
@@ -75,6 +77,19 @@ export function holdPage(xen: Xen, slot: number, frame: number, typed = false): 
   xen.words[row + HOLD.TYPED] = typed ? 1 : 0;
 }
 
+/**
+ * Holds a page of the Xen heap that nobody can reach any more but through translations that are to be flushed. Its
+ * allocation reference is the one that is held.
+ */
+export function holdXenPage(xen: Xen, slot: number, frame: number, owner: DomId): void {
+  const held = getPage(xen, frame, owner);
+  assert(held, "a page of a table is in use and its domain's");
+  putPageAllocRef(xen, frame);
+  const row = nextRow(xen, slot);
+  xen.words[row + HOLD.KIND] = HOLD_XEN_PAGE;
+  xen.words[row + HOLD.FRAME] = frame;
+}
+
 /** Drops everything the slot's handler holds. The flush that covers it is over. */
 export function releaseHolds(xen: Xen, slot: number): void {
   const held = lineField(xen, slot, LINE.HELD);
@@ -95,6 +110,9 @@ export function releaseHolds(xen: Xen, slot: number): void {
       putPage(xen, frame);
     } else if (kind === HOLD_TABLE) {
       putPageAndType(xen, frame);
+    } else if (kind === HOLD_XEN_PAGE) {
+      putPage(xen, frame);
+      freeXenPage(xen, frame);
     }
   }
   setLineField(xen, slot, LINE.HELD, 0);

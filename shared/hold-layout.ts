@@ -22,5 +22,7 @@ export const HOLD_UNMAP = 1;
 export const HOLD_PAGE = 2;
 /** A page table of a PV guest that nothing leads to any more: type and page reference go after the flush (FRAME only). */
 export const HOLD_TABLE = 3;
+/** A page of the Xen heap that has left its table: freed with its last reference, after the flush (FRAME only). */
+export const HOLD_XEN_PAGE = 4;
 /** An unmap may hold two: its own second pass, and a foreign page whose entry stood at the address. */
 export const HOLD_ROWS = 2 * GNTTAB_UNMAP_BATCH_SIZE;
