@@ -45,6 +45,7 @@ import {
   getPage,
   isRamFrame,
   isReserved,
+  isXenHeap,
   putPage,
   putPageAllocRef,
   setXenHeapGfn,
@@ -246,10 +247,14 @@ function reservedFrame(xen: Xen, domid: DomId, ranges: readonly Range[]): FrameI
   return FrameIndex(NOT_PRESENT);
 }
 
-/** The frames of the same numbers as the gfns, if the domain owns them all already: the direct map allocates nothing. */
+/**
+ * The frames of the same numbers as the gfns, if the domain owns them all already: the direct map allocates nothing.
+ * Pages of the Xen heap that the domain owns are none of its RAM (docs/FIDELITY.md).
+ */
 function ownFrames(xen: Xen, domid: DomId, gfn: number, size: number): FrameIndex {
   for (let j = 0; j < size; j++) {
     const frame = indexOf(xen.layout, xen.words, gfn + j);
+    if (isRamFrame(xen, frame) && isXenHeap(xen, frame)) return FrameIndex(NOT_PRESENT);
     if (!isRamFrame(xen, frame) || !getPage(xen, frame, domid)) return FrameIndex(NOT_PRESENT);
     putPage(xen, frame);
   }

@@ -177,3 +177,11 @@ describe("watches", () => {
     expect(drain(guest)).toEqual([[XS_WATCH_EVENT, `${RELEASE_DOMAIN}\0t\0`]]);
   });
 });
+
+it("XSA-72: a list that no message has room for is an error, and the next request is answered", () => {
+  const store = createStore();
+  const guest = client(store, 3);
+  for (let n = 0; n < 300; n++) ask(store, guest, XS_WRITE, `data/${"x".repeat(40)}${n}\0v`);
+  expect(ask(store, guest, XS_DIRECTORY, "data\0")).toEqual([[XS_ERROR, "E2BIG\0"]]);
+  expect(ask(store, guest, XS_READ, `data/${"x".repeat(40)}7\0`)).toEqual([[XS_READ, "v"]]);
+});

@@ -16,8 +16,10 @@ import {
   XENMAPSPACE_grant_table,
   XENMAPSPACE_shared_info,
   XENMEM_decrease_reservation,
+  XENMEM_populate_physmap,
 } from "../../shared/abi/memory.ts";
 import { HYPERVISOR_grant_table_op } from "../../shared/abi/xen.ts";
+import { mfnAt } from "../../shared/layout.ts";
 import { ACCESS_OK, ACCESS_READ, Mmu } from "../../shared/mmu.ts";
 import { EFAULT, GNTST_general_error, GNTST_okay } from "../../shared/status.ts";
 import { CONTROL_DOMCTL, hypercallTrap, setRecord } from "../../shared/trap.ts";
@@ -158,5 +160,14 @@ test("a page of Xen that its x86 owner grants to itself is nowhere else, and may
   expect(probe(mapper, first, ACCESS_READ)).not.toBe(ACCESS_OK);
   expect(audit(xen)).toEqual([]);
   expect(addToPhysmap(machine, mapper, { ...place, gfn: first })).toBe(0);
+  expect(audit(xen)).toEqual([]);
+});
+
+test("a direct-mapped domain cannot enter its own grant frame as RAM", () => {
+  const { machine, dom0 } = trio();
+  const { xen } = machine;
+  const gfn = mfnAt(xen.layout, grantFrame(xen, dom0.domid, 0));
+  expect(reserve(machine, dom0, XENMEM_populate_physmap, { gfns: [gfn] })).toBe(0);
+  expect(probe(dom0, gfn, ACCESS_READ)).not.toBe(ACCESS_OK);
   expect(audit(xen)).toEqual([]);
 });
