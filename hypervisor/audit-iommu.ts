@@ -7,6 +7,7 @@
  * Behaviour: hypervisor spec section 9 (2, 10, 11), stress spec section 4 (I-07, I-35, I-37).
  */
 import { at, item } from "../shared/assert.ts";
+import { PGT_writable_page } from "../shared/frame-flags.ts";
 import { isInvalidationQueued } from "../shared/invalidation-queue.ts";
 import { CONTEXT, QUEUE } from "../shared/iommu-layout.ts";
 import {
@@ -26,10 +27,12 @@ import { load } from "../shared/mem.ts";
 import { leafWord, PTE_WRITE } from "../shared/pte.ts";
 import type { DomId } from "../shared/units.ts";
 import type { Census } from "./audit-census.ts";
+import { frameOwner, isXenHeap } from "./frame-table.ts";
 import { needIommuMapping } from "./iommu.ts";
 import { contextDomain, contextField, deviceSlot } from "./iommu-context.ts";
 import { hasOwnTable, iommuPageCount } from "./iommu-table.ts";
 import { scanIommuTable } from "./p2m-scan.ts";
+import { isPv, typeCount, typeOf } from "./page-type.ts";
 import { domainField, hasFlag, isDying, isPresent, lineField, type Xen } from "./xen.ts";
 
 /** What a device may find at a dfn: frame, and whether it may write. */
@@ -83,6 +86,14 @@ function waysOf(xen: Xen, census: Census, domid: DomId): Map<number, Way> {
     const writable = isWritable(leaf.type);
     for (let page = 0; page < 2 ** leaf.order; page++) {
       ways.set(leaf.gfn + page, { frame: leaf.frame + page, writable });
+    }
+  }
+  // A PV domain has no P2M: its devices reach the pages of its own that are in use as writable.
+  if (isPv(xen, domid)) {
+    for (let frame = 0; frame < xen.layout.ramFrames; frame++) {
+      if (frameOwner(xen, frame) !== domid || isXenHeap(xen, frame)) continue;
+      if (typeOf(xen, frame) !== PGT_writable_page || typeCount(xen, frame) === 0) continue;
+      ways.set(mfnAt(xen.layout, frame), { frame, writable: true });
     }
   }
   if (!needIommuMapping(xen, domid)) return ways;

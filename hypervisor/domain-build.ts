@@ -13,6 +13,7 @@ import {
   GTF_permit_access,
 } from "../shared/abi/grant.ts";
 import { at, item } from "../shared/assert.ts";
+import { hasIdentityEntries } from "../shared/iommu-settings.ts";
 import {
   CDF_directmap,
   CDF_hardware,
@@ -170,11 +171,10 @@ const flagsOf = (model: DomainModel): number =>
   (model.iommu ? CDF_iommu : 0) |
   (model.guest === "pv" ? CDF_pv : 0);
 
-/** Identity counters are laid out for each direct-mapped domain of the model that has an IOMMU, in model order. */
+/** Identity counters are laid out for each domain of the model that needs them, in model order. */
 function identityRow(xen: Xen, modelIndex: number): number {
-  const counted = (model: DomainModel): boolean => model.directMapped && model.iommu;
-  if (!counted(item(xen.model.domains, modelIndex))) return NOT_PRESENT;
-  return xen.model.domains.slice(0, modelIndex).filter(counted).length;
+  if (!hasIdentityEntries(item(xen.model.domains, modelIndex))) return NOT_PRESENT;
+  return xen.model.domains.slice(0, modelIndex).filter(hasIdentityEntries).length;
 }
 
 /** Everything that can fail, one call a part. Returns 0 or a negative errno with the domain half-built. */

@@ -133,23 +133,22 @@ function releaseHandle(xen: Xen, domid: DomId, handle: number): void {
   const readonly = (flags & GNTMAP_readonly) !== 0;
   setTrackFlags(xen, domid, handle, 0);
   if (!isPresent(xen, granter)) return;
+  const frame = activeFrame(xen, granter, ref);
+  if (domid !== granter && needIommuMapping(xen, domid)) {
+    identityForget(xen, domid, frame, readonly);
+  }
   if ((flags & GNTMAP_device_map) !== 0) {
-    const page = activeFrame(xen, granter, ref);
     releasePin(xen, granter, ref, readonly, true);
-    if (deviceIsTyped(xen, flags)) putPageType(xen, page);
-    putPage(xen, page);
+    if (deviceIsTyped(xen, flags)) putPageType(xen, frame);
+    putPage(xen, frame);
   }
   if ((flags & GNTMAP_host_map) === 0) return;
-  const frame = activeFrame(xen, granter, ref);
   const typed = hostIsTyped(xen, domid, granter, flags);
   releasePin(xen, granter, ref, readonly);
   // A PV guest's entry has the references, and gives them back with its table.
   if (isPv(xen, domid)) return;
   if (typed) putPageType(xen, frame);
   putPage(xen, frame);
-  if (domid !== granter && needIommuMapping(xen, domid)) {
-    identityForget(xen, domid, frame, readonly);
-  }
 }
 
 /** The page tables that a PV guest held on to: with them goes what their entries refer to, of whoever's pages. */

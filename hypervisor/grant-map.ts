@@ -194,7 +194,7 @@ function checkEntry(xen: Xen, caller: Caller, granter: DomId, ref: number, flags
   if (pin === 0 || getPage(xen, frame, granter)) {
     if (takeMappingReferences(xen, caller.domid, granter, frame, flags)) {
       const ready = isPv(xen, caller.domid)
-        ? pteReady(xen, caller, flags)
+        ? pteReady(xen, caller, flags) && devicesReady(xen, caller, granter, frame)
         : entryPathReady(xen, caller, granter, gfn, frame, flags);
       if (ready) return frame;
       dropMappingReferences(xen, caller.domid, granter, frame, flags);
@@ -226,9 +226,14 @@ function entryPathReady(
   if ((flags & ~GNTMAP_readonly) !== GNTMAP_host_map) return false;
   if (p2mPrepare(xen, caller.domid, gfn) !== 0) return false;
   if (insertionCrashes(xen, caller.slot, caller.domid, gfn)) return false;
-  if (caller.domid === granter || !needIommuMapping(xen, caller.domid)) return true;
-  return identityPrepare(xen, caller.domid, frame) === 0;
+  return devicesReady(xen, caller, granter, frame);
 }
+
+/** The table of the mapper's devices can take an identity entry, where one is needed. */
+const devicesReady = (xen: Xen, caller: Caller, granter: DomId, frame: number): boolean =>
+  caller.domid === granter ||
+  !needIommuMapping(xen, caller.domid) ||
+  identityPrepare(xen, caller.domid, frame) === 0;
 
 /** A PV mapper needs an entry in its own tables, unless only a device is to reach the page. */
 const pteReady = (xen: Xen, caller: Caller, flags: number): boolean =>
@@ -252,9 +257,18 @@ function commitPvMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
     assert(place !== undefined, "a checked entry is still there");
     flush = enterGrantPte(xen, caller, place, frame, flags);
   }
+  const identity = enterIdentity(xen, caller, mapping);
   publishHandle(xen, caller.domid, mapping.handle, granter, ref, flags & 0xffff);
   traceMap(xen, caller, mapping);
-  return flush;
+  return flush || needsFlush(identity);
+}
+
+/** The identity entry of a foreign page, where the mapper needs one; returns what it replaced. */
+function enterIdentity(xen: Xen, caller: Caller, { granter, frame, readonly }: Mapping): number {
+  if (caller.domid === granter || !needIommuMapping(xen, caller.domid)) return 0;
+  const former = identityMap(xen, caller.domid, frame, readonly);
+  assert(former >= 0, "a prepared identity entry can be set");
+  return former;
 }
 
 /** Enters everything; returns whether a former translation must be flushed. What it held is on the hold list. */
@@ -268,13 +282,9 @@ function commitMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
   // The previous content is replaced without any check; RAM stays owned, a foreign page loses its reference.
   forgetXenHeapGfn(xen, caller.domid, former);
   if (isForeign(entryType(former))) holdPage(xen, caller.slot, entryFrame(former));
-  let identity = 0;
-  if (caller.domid !== granter && needIommuMapping(xen, caller.domid)) {
-    identity = identityMap(xen, caller.domid, frame, readonly);
-    assert(identity >= 0, "a prepared identity entry can be set");
-    forgetXenHeapGfn(xen, caller.domid, identity);
-    if (isForeign(entryType(identity))) holdPage(xen, caller.slot, entryFrame(identity));
-  }
+  const identity = enterIdentity(xen, caller, mapping);
+  forgetXenHeapGfn(xen, caller.domid, identity);
+  if (isForeign(entryType(identity))) holdPage(xen, caller.slot, entryFrame(identity));
   publishHandle(xen, caller.domid, mapping.handle, granter, ref, mapping.flags & 0xffff);
   traceMap(xen, caller, mapping);
   const moved = dropAlias(xen, caller.domid, mapping.gfn, frame);

@@ -9,8 +9,8 @@
  * arm_smmu_context_fault().
  */
 import { at } from "../shared/assert.ts";
-import { CONTEXT } from "../shared/iommu-layout.ts";
-import { FAULT_WORDS, LINE, lineOf, MACHINE, WALK_BARE, WALK_OFF } from "../shared/layout.ts";
+import { CONTEXT, FAULT_WORDS } from "../shared/iommu-layout.ts";
+import { LINE, lineOf, MACHINE, WALK_BARE, WALK_OFF } from "../shared/layout.ts";
 import { IOMMU_FAULT_MS, IOMMU_FAULT_THRESHOLD, IOMMU_FAULTS_KEPT } from "../shared/limits.ts";
 import { add } from "../shared/mem.ts";
 import { hypervisorRing, TRACE_IOMMU_FAULT, trace } from "../shared/trace.ts";

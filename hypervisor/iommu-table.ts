@@ -2,14 +2,15 @@
  * dfn to mfn of a domain whose devices have a table of their own: 4 KiB entries in the format of the P2M, in pages of the
  * Xen heap. A domain without one has its devices walk its P2M, and every call here does nothing and answers 0.
  *
- * Two things are entered: what the P2M says (`iommuFollow`, called where it changes), and identity entries of grant
- * mappings (iommu.ts), which stand over it while they are counted. An update that cannot be made for want of a table
+ * Three things are entered: what the P2M says (`iommuFollow`, called where it changes), the writable pages of a PV domain
+ * at their own numbers (page-type.ts), and identity entries of grant mappings (iommu.ts), which stand over the rest while
+ * they are counted. An update that cannot be made for want of a table
  * page is refused before anything has changed, and the domain is crashed for it unless it is the hardware domain.
  * Behaviour: xen/drivers/passthrough/iommu.c, iommu_map(), iommu_unmap(); xen/arch/x86/mm/p2m.h, p2m_get_iommu_flags().
  */
 import { at } from "../shared/assert.ts";
 import { IOMMU_DOMAIN, iommuDomainOf, QUEUE } from "../shared/iommu-layout.ts";
-import { CDF_hardware, DOM, indexOf, mfnAt } from "../shared/layout.ts";
+import { CDF_hardware, CDF_pv, DOM, indexOf, mfnAt } from "../shared/layout.ts";
 import { NOT_PRESENT, P2M_LEVEL_LEAF, TABLE_ENTRIES } from "../shared/limits.ts";
 import { rootGfnEnd, rootLevel, rootPages } from "../shared/mmu.ts";
 import {
@@ -46,7 +47,7 @@ function setField(xen: Xen, domid: number, column: number, value: number): void 
 
 /** Whether the domain's devices walk a table other than its P2M. */
 export const hasOwnTable = (xen: Xen, domid: number): boolean =>
-  xen.iommu.tables === "separate" && field(xen, domid, IOMMU_DOMAIN.ROOT) !== NOT_PRESENT;
+  field(xen, domid, IOMMU_DOMAIN.ROOT) !== NOT_PRESENT;
 
 /** Frame index of the root that a context of the domain names. */
 export const contextRoot = (xen: Xen, domid: number): number =>
@@ -66,9 +67,9 @@ export function resetIommuDomain(xen: Xen, domid: number): void {
   setField(xen, domid, IOMMU_DOMAIN.FAILED, 0);
 }
 
-/** Creates the empty root; -ENOMEM when the Xen heap is exhausted. */
+/** Creates the empty root; -ENOMEM when the Xen heap is exhausted. A PV domain has no P2M that could be shared. */
 export function initIommuTable(xen: Xen, domid: DomId): number {
-  if (xen.iommu.tables !== "separate") return 0;
+  if (xen.iommu.tables !== "separate" && !hasFlag(xen, domid, CDF_pv)) return 0;
   const root = allocXenPages(xen, rootPages(xen.layout));
   if (root === NOT_PRESENT) return -ENOMEM;
   setField(xen, domid, IOMMU_DOMAIN.ROOT, root);

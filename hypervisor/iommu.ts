@@ -1,5 +1,5 @@
 /**
- * Identity entries: a direct-mapped domain with an IOMMU reaches a page granted to it at gfn == mfn as well, so that
+ * Identity entries: a direct-mapped or PV domain with an IOMMU reaches a page granted to it at gfn == mfn as well, so that
  * a driver which programs a device with dev_bus_addr hits the right frame. Where tables are shared the entries lie in the
  * same P2M that the CPU uses, else in the table of the devices. They are counted per frame: read-only and writable ones.
  *
@@ -7,7 +7,7 @@
  * Behaviour: xen/common/grant_table.c (maptrack_tree, gnttab_need_iommu_mapping()), arm_iommu_map_page().
  */
 import { assert, at } from "../shared/assert.ts";
-import { CDF_directmap, CDF_iommu, mfnAt } from "../shared/layout.ts";
+import { CDF_directmap, CDF_iommu, CDF_pv, mfnAt } from "../shared/layout.ts";
 import { NOT_PRESENT } from "../shared/limits.ts";
 import { isAnyRam, p2m_iommu_map_ro, p2m_iommu_map_rw } from "../shared/pte.ts";
 import type { DomId } from "../shared/units.ts";
@@ -33,9 +33,9 @@ import {
 } from "./p2m.ts";
 import { hasFlag, type Xen } from "./xen.ts";
 
-/** ARM: direct-mapped and given an IOMMU. Other translated domains need nothing: their devices follow the P2M. */
+/** Direct-mapped or PV, and given an IOMMU. Other translated domains need nothing: their devices follow the P2M. */
 export const needIommuMapping = (xen: Xen, domid: number): boolean =>
-  hasFlag(xen, domid, CDF_directmap) && hasFlag(xen, domid, CDF_iommu);
+  hasFlag(xen, domid, CDF_iommu) && hasFlag(xen, domid, CDF_directmap | CDF_pv);
 
 function counterOf(xen: Xen, domid: number, column: number, frame: number): number {
   const counter = identityCounter(xen, domid, column, frame);
@@ -102,7 +102,7 @@ export function identityUnmap(
 /** The last mapping goes: its entry too, and in a table of the devices' own what the P2M says there comes back. */
 function leave(xen: Xen, domid: DomId, frame: number, counter: number): P2mOutcome {
   const mfn = mfnAt(xen.layout, frame);
-  const stands = p2mLookup(xen, domid, mfn);
+  const stands = hasFlag(xen, domid, CDF_pv) ? P2M_NOTHING : p2mLookup(xen, domid, mfn);
   if (!hasOwnTable(xen, domid)) {
     if (isAnyRam(entryType(stands))) return IDENTITY_REFUSED;
     const former = p2mClear(xen, domid, mfn);

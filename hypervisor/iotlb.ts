@@ -13,6 +13,7 @@ import { at } from "../shared/assert.ts";
 import {
   isInContext,
   isInvalidated,
+  isInvalidationQueued,
   queuedDescriptors,
   submitInvalidation,
 } from "../shared/invalidation-queue.ts";
@@ -39,6 +40,26 @@ export function flushIotlbs(xen: Xen, slot: number, domid: number): number {
     return 0;
   }
   return submit(xen, slot, NOT_PRESENT, domid);
+}
+
+/**
+ * The same where nobody can wait: the IOTLBs are clean at the next access, and an access that is open is waited for by
+ * whoever lets the page go. A device whose invalidation is under way already needs no other.
+ */
+export function invalidateIotlbs(xen: Xen, domid: number): void {
+  const { words, layout, model } = xen;
+  if (xen.iommu.iotlb.flush !== "strict") {
+    defer(xen, domid);
+    return;
+  }
+  for (let device = 0; device < model.devices.length; device++) {
+    if (!isInContext(words, layout, device, domid)) continue;
+    if (xen.iommu.invalidation === "registers") {
+      add(words, lineOf(layout, at(words, layout.deviceSlot + device)) + LINE.GENERATION, 1);
+    } else if (!isInvalidationQueued(words, layout, device)) {
+      submitInvalidation(words, layout, device, NOT_PRESENT);
+    }
+  }
 }
 
 /** The IOTLB of one device that changes its context, through the queue. Returns 1 when the handler has to wait. */

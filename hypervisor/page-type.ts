@@ -22,7 +22,7 @@ import {
   PGT_validated,
   PGT_writable_page,
 } from "../shared/frame-flags.ts";
-import { CDF_pv, DOM, indexOf, MACHINE } from "../shared/layout.ts";
+import { CDF_pv, DOM, indexOf, MACHINE, mfnAt } from "../shared/layout.ts";
 import { TABLE_ENTRIES } from "../shared/limits.ts";
 import {
   _PAGE_RW,
@@ -45,10 +45,19 @@ import {
   getPageOwnerAndReference,
   isAllocated,
   isRamFrame,
+  isXenHeap,
   putPage,
   stealPage,
 } from "./frame-table.ts";
-import { domainField, hasFlag, type Xen } from "./xen.ts";
+import {
+  hasOwnTable,
+  IOMMUF_readable,
+  IOMMUF_writable,
+  iommuMap,
+  iommuUnmap,
+} from "./iommu-table.ts";
+import { invalidateIotlbs } from "./iotlb.ts";
+import { domainField, hasFlag, isDying, type Xen } from "./xen.ts";
 
 /** Whether the domain is not translated: it names machine frames, and its address space is its page tables. */
 export const isPv = (xen: Xen, domid: number): boolean => hasFlag(xen, domid, CDF_pv);
@@ -95,6 +104,10 @@ export function getPageType(xen: Xen, frame: number, type: number): number {
     setTypeWord(xen, frame, word + 1);
     return 0;
   }
+  if (type === PGT_writable_page) {
+    const error = showDevices(xen, frame);
+    if (error !== 0) return error;
+  }
   if (now === type && (word & PGT_validated) !== 0 && !isTableType(type)) {
     setTypeWord(xen, frame, word + 1);
     return 0;
@@ -106,6 +119,25 @@ export function getPageType(xen: Xen, frame: number, type: number): number {
   setTypeWord(xen, frame, error === 0 ? (type << PGT_type_shift) | PGT_validated | 1 : 0);
   if (error !== 0 && now === PGT_writable_page) setTypeWord(xen, frame, now << PGT_type_shift);
   return error;
+}
+
+/** Whether the owner's devices are told of a page: RAM of a living PV domain with an IOMMU. */
+const isShown = (xen: Xen, owner: number, frame: number): boolean =>
+  owner >= 0 && isPv(xen, owner) && hasOwnTable(xen, owner) && !isXenHeap(xen, frame);
+
+/** A page that is in use as writable is in its owner's IOMMU table, at its own number. Returns 0 or -ENOMEM. */
+function showDevices(xen: Xen, frame: number): number {
+  const owner = frameOwner(xen, frame);
+  if (!isShown(xen, owner, frame) || isDying(xen, owner)) return 0;
+  const rights = IOMMUF_readable | IOMMUF_writable;
+  return Math.min(iommuMap(xen, owner as DomId, mfnAt(xen.layout, frame), frame, rights), 0);
+}
+
+/** The last writable reference goes: so does the entry, and what devices have cached, before the page can be anything else. */
+function hideFromDevices(xen: Xen, frame: number): void {
+  const owner = frameOwner(xen, frame);
+  if (!isShown(xen, owner, frame)) return;
+  if (iommuUnmap(xen, owner as DomId, mfnAt(xen.layout, frame)) > 0) invalidateIotlbs(xen, owner);
 }
 
 /** Whether a walker of the owner may still have a translation to the page, though no entry leads there. */
@@ -138,6 +170,7 @@ export function putPageType(xen: Xen, frame: number): void {
     return;
   }
   if (isTableType(type)) demote(xen, frame, type, TABLE_ENTRIES);
+  else if (type === PGT_writable_page) hideFromDevices(xen, frame);
   setTypeWord(xen, frame, (word - 1) & (isTableType(type) ? ~PGT_validated : -1));
 }
 

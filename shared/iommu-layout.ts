@@ -57,6 +57,9 @@ export const DESCRIPTOR_WORDS = 4;
 export const DESCRIPTOR_IOTLB = 1;
 export const DESCRIPTOR_WAIT = 2;
 
+/** Words of a fault record: slot, domid, dfn pair, 1 write, code, step. */
+export const FAULT_WORDS = 8;
+
 export const contextOf = (tables: Tables, device: number): number =>
   tables.iommu + device * CONTEXT_WORDS;
 export const iommuDomainOf = ({ iommu, model }: Tables, domid: number): number =>

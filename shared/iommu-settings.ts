@@ -11,11 +11,19 @@
  * Behaviour: xen/drivers/passthrough (iommu.c, arm/smmu.c, vtd/qinval.c); `lazy` is the mode of that name of Linux.
  */
 import { TLB_ENTRIES } from "./limits.ts";
-import type { IommuModel, MachineModel } from "./machine.ts";
+import type { DomainModel, IommuModel, MachineModel } from "./machine.ts";
 
 /** Entries of an IOTLB are a power of two. */
 export const isIotlbSize = (entries: number): boolean =>
   entries >= 1 && entries <= TLB_ENTRIES && (entries & (entries - 1)) === 0;
+
+/**
+ * Whether a domain's grants are entered for its devices at gfn == mfn: the direct-mapped ones of ARM, and PV domains, which
+ * always have a table of their own.
+ */
+export const hasIdentityEntries = (
+  domain: Pick<DomainModel, "iommu" | "directMapped" | "guest">,
+): boolean => domain.iommu && (domain.directMapped || domain.guest === "pv");
 
 /** Fills in what the model leaves out: arm64 has one table for CPU and devices, x86 two and a queue. */
 export function iommuSettings(model: Pick<MachineModel, "arch" | "iommu">): Required<IommuModel> {

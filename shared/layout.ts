@@ -8,7 +8,8 @@
  */
 import { assert, at } from "./assert.ts";
 import { HOLD_ROWS, HOLD_WORDS } from "./hold-layout.ts";
-import { INVALIDATION_WORDS, iommuWords } from "./iommu-layout.ts";
+import { FAULT_WORDS, INVALIDATION_WORDS, iommuWords } from "./iommu-layout.ts";
+import { hasIdentityEntries } from "./iommu-settings.ts";
 import {
   CHANNEL_RECORDS,
   CHUNK_FRAMES,
@@ -169,8 +170,6 @@ export const CDF_pv = 32;
 /** Set at the first unpause. */
 export const CDF_creation_finished = 16;
 
-/** Words of an IOMMU fault record: slot, domid, dfn pair, 1 write, code, step. */
-export const FAULT_WORDS = 8;
 /** Words of a record of the history; the first row holds the count. */
 export const HISTORY_WORDS = 16;
 /** Words of a trace record: 32 bytes. */
@@ -289,7 +288,7 @@ export function layoutOf(model: MachineModel): Layout {
   const ramFrames = ramFrameCount(model);
   const frames = ramFrames + model.devices.length;
   const chunks = chunkCount(model);
-  const identityRows = model.domains.filter((d) => d.directMapped && d.iommu).length;
+  const identityRows = model.domains.filter(hasIdentityEntries).length;
   const typed = model.domains.some((d) => d.guest === "pv");
   take(MACHINE_WORDS);
   return {

@@ -4,10 +4,9 @@
  * Behaviour: xen/drivers/passthrough/iommu.c, iommu_dump_page_tables(), for debug key `o`; faults are ours.
  */
 import { at } from "../shared/assert.ts";
-import { CONTEXT, contextOf } from "../shared/iommu-layout.ts";
+import { CONTEXT, contextOf, FAULT_WORDS } from "../shared/iommu-layout.ts";
 import {
   DOM,
-  FAULT_WORDS,
   LINE,
   lineOf,
   MACHINE,

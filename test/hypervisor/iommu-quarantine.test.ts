@@ -8,8 +8,8 @@ import {
   XEN_DOMCTL_deassign_device,
   XEN_DOMCTL_destroydomain,
 } from "../../shared/abi/domctl.ts";
-import { CONTEXT, contextOf } from "../../shared/iommu-layout.ts";
-import { FAULT_WORDS, LINE, MACHINE, WALK_OFF, WALK_TABLE } from "../../shared/layout.ts";
+import { CONTEXT, contextOf, FAULT_WORDS } from "../../shared/iommu-layout.ts";
+import { LINE, MACHINE, WALK_OFF, WALK_TABLE } from "../../shared/layout.ts";
 import { IOMMU_FAULT_MS, IOMMU_FAULT_THRESHOLD, IOMMU_FAULTS_KEPT } from "../../shared/limits.ts";
 import type { IommuModel } from "../../shared/machine.ts";
 import {
