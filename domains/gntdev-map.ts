@@ -151,12 +151,13 @@ export function* putMap(kernel: Kernel, map: GntdevMap): Program {
   map.users = 1;
   yield* clearNotifyByte(kernel, map);
   const ops = map.handles.map((handle, i) => unmapOp(pageToPhys(item(map.pages, i)), handle));
-  yield* gnttabUnmapRefsAsync(kernel, ops, map.pages, function* () {
-    const unmapped = ops.filter(
-      (op) => op.status === GNTST_okay && op.handle !== INVALID_GRANT_HANDLE,
-    );
-    map.liveGrants -= unmapped.length;
-    map.handles.fill(INVALID_GRANT_HANDLE);
+  yield* gnttabUnmapRefsAsync(kernel, ops, map.pages, function* (rc) {
+    for (let i = 0; i < ops.length; i++) {
+      const op = item(ops, i);
+      if (rc < 0 || op.status !== GNTST_okay || op.handle === INVALID_GRANT_HANDLE) continue;
+      map.handles[i] = INVALID_GRANT_HANDLE;
+      map.liveGrants--;
+    }
     map.users--;
     yield* finishMap(kernel, map);
   });
@@ -171,12 +172,16 @@ function* clearNotifyByte(kernel: Kernel, map: GntdevMap): Program {
   map.notify.action &= ~UNMAP_NOTIFY_CLEAR_BYTE;
 }
 
-/** The event of the notification, then the pages go back to where they came from. */
+/**
+ * The event of the notification, then the pages go back to where they came from. Where Xen refused an unmap they are
+ * kept for good, with what is mapped on them.
+ */
 function* finishMap(kernel: Kernel, map: GntdevMap): Program {
   if ((map.notify.action & UNMAP_NOTIFY_SEND_EVENT) !== 0) {
     yield* notifyPort(kernel, map.notify.port);
     yield* evtchnPut(kernel, map.notify.port);
   }
+  if (map.liveGrants > 0) return;
   if (map.dma === undefined) gnttabFreePages(kernel, map.pages);
   else yield* gnttabDmaFreePages(kernel, map.dma);
 }
