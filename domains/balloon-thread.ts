@@ -2,16 +2,14 @@
  * The balloon thread: it works towards the target, and backs off when it does not get on.
  *
  *   credit above 0: take RAM back, or hot-add some      below 0: give some to Xen      0: sleep
- *   after a failure: 2, 4, 8 seconds, then given up until the credit changes or an hour is over
+ *   after a failure: 2, 4, 8 seconds, then given up until the credit changes
  *
  * Rules: the target comes from the store's memory/target (KiB), less what the domain's maximum and its first target
- * differ by; a value that is missing or is no number is ignored. A kernel has no timer of its own: a delay is over
- * when the kernel is next awake after it.
+ * differ by; a value that is missing or is no number is ignored. An hour is for ever here: a kernel that has nothing
+ * else to do is not woken after one.
  * Behaviour: Linux drivers/xen/balloon.c, balloon_thread(), update_schedule(); xen-balloon.c, watch_target().
  */
-import { MACHINE } from "../shared/layout.ts";
 import { PAGE_SIZE } from "../shared/limits.ts";
-import { load } from "../shared/mem.ts";
 import type { Program } from "../shared/trap.ts";
 import {
   type BalloonState,
@@ -24,12 +22,11 @@ import {
   increaseReservation,
   reserveAdditionalMemory,
 } from "./balloon.ts";
-import { type Kernel, waitUntil } from "./kernel.ts";
+import { type Kernel, nowMs, waitFor } from "./kernel.ts";
 import { LIST_END } from "./pages.ts";
 import { readStoreNumber, waitWatch, watchStore } from "./xenbus.ts";
 
 const SECOND_MS = 1000;
-const HOUR_SECONDS = 3600;
 const KIB_PER_PAGE = PAGE_SIZE / 1024;
 
 /** update_schedule: how the thread reacts to the outcome of one round. */
@@ -69,30 +66,30 @@ export function* balloonStep(kernel: Kernel): Program<BalloonState> {
   return updateSchedule(kernel, state);
 }
 
-/** Seconds until the thread tries again by itself. */
+/** Seconds until the thread tries again by itself; Linux: an hour instead of never. */
 function delaySeconds(kernel: Kernel, state: BalloonState): number {
   if (state === BP_EAGAIN) return kernel.memory.balloon.scheduleDelay;
-  return state === BP_WAIT ? 1 : HOUR_SECONDS;
+  return state === BP_WAIT ? 1 : Number.POSITIVE_INFINITY;
 }
 
 /** The thread as a daemon: it wakes when the credit has changed, somebody gives pages back, or its delay is over. */
 export function* balloonThread(kernel: Kernel): Program {
   const { balloon } = kernel.memory;
-  const tick = (): number => load(kernel.cpu.words, MACHINE.TICK);
   let state: BalloonState = BP_DONE;
   let tried = 0;
   let seen = 0;
-  let due = 0;
+  let due = Number.POSITIVE_INFINITY;
   for (;;) {
-    yield* waitUntil(kernel, () => {
+    const isWoken = (): boolean => {
       const credit = currentCredit(kernel);
       if (credit === 0) return false;
-      return state === BP_DONE || credit !== tried || balloon.wakes !== seen || tick() >= due;
-    });
+      return state === BP_DONE || credit !== tried || balloon.wakes !== seen;
+    };
+    yield* waitFor(kernel, isWoken, due);
     seen = balloon.wakes;
     state = yield* balloonStep(kernel);
     tried = currentCredit(kernel);
-    due = tick() + delaySeconds(kernel, state) * SECOND_MS;
+    due = nowMs(kernel) + delaySeconds(kernel, state) * SECOND_MS;
   }
 }
 

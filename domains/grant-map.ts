@@ -9,7 +9,7 @@
  */
 import { GNTMAP_device_map } from "../shared/abi/grant.ts";
 import { item } from "../shared/assert.ts";
-import { GNTTAB_EAGAIN_RETRIES, PAGE_SIZE } from "../shared/limits.ts";
+import { GNTTAB_EAGAIN_RETRIES, GNTTAB_UNMAP_REFS_DELAY_MS, PAGE_SIZE } from "../shared/limits.ts";
 import { GNTST_bad_page, GNTST_eagain, GNTST_general_error, GNTST_okay } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
 import { Bfn, Pfn } from "../shared/units.ts";
@@ -25,7 +25,7 @@ import {
   unmapGrantRefs,
   unmapOp,
 } from "./grant-calls.ts";
-import { type Kernel, sleep, spawnDaemon, waitUntil } from "./kernel.ts";
+import { type Kernel, spawnDaemon, waitTimeout } from "./kernel.ts";
 import { clearFlag, PG_foreign, pageRefcount, setPageForeign } from "./pages.ts";
 
 /** gnttab_retry_eagain_gop: tries one operation again, a millisecond more apart each time, then gives it up. */
@@ -34,7 +34,7 @@ function* retryEagain(kernel: Kernel, op: MapOp): Program {
     const rc = yield* mapGrantRefAgain(kernel, op);
     bugOn(rc !== 0, `a single grant operation answered ${rc}`);
     if (op.status !== GNTST_eagain) return;
-    yield* sleep(retry);
+    yield* waitTimeout(kernel, () => false, retry);
   }
   op.status = GNTST_bad_page;
 }
@@ -111,9 +111,16 @@ export function* gnttabUnmapRefs(
 const allIdle = (kernel: Kernel, pages: readonly Pfn[]): boolean =>
   pages.every((page) => pageRefcount(kernel.memory.pages, page) <= 1);
 
+/** Looks whether anybody else holds a page, 5 ms later each time, without a bound. */
+function* untilIdle(kernel: Kernel, pages: readonly Pfn[]): Program {
+  for (let age = 0; !allIdle(kernel, pages); age++) {
+    yield* waitTimeout(kernel, () => false, GNTTAB_UNMAP_REFS_DELAY_MS * (age + 1));
+  }
+}
+
 /**
  * gnttab_unmap_refs_async: unmaps once nobody else holds a page, then runs `done` with the result. With idle pages
- * everything happens before it returns; otherwise a daemon waits, without a bound.
+ * everything happens before it returns; otherwise delayed work looks again and again.
  */
 export function* gnttabUnmapRefsAsync(
   kernel: Kernel,
@@ -122,7 +129,7 @@ export function* gnttabUnmapRefsAsync(
   done: (rc: number) => Program,
 ): Program {
   function* unmap(): Program {
-    yield* waitUntil(kernel, () => allIdle(kernel, pages));
+    yield* untilIdle(kernel, pages);
     yield* done(yield* gnttabUnmapRefs(kernel, ops, pages));
   }
   if (allIdle(kernel, pages)) yield* unmap();
@@ -135,6 +142,6 @@ export function* gnttabUnmapRefsSync(
   ops: readonly UnmapOp[],
   pages: readonly Pfn[],
 ): Program<number> {
-  yield* waitUntil(kernel, () => allIdle(kernel, pages));
+  yield* untilIdle(kernel, pages);
   return yield* gnttabUnmapRefs(kernel, ops, pages);
 }

@@ -8,9 +8,7 @@
  */
 import { GTF_permit_access, GTF_readonly } from "../shared/abi/grant.ts";
 import { assert } from "../shared/assert.ts";
-import { MACHINE } from "../shared/layout.ts";
 import { DEFERRED_PER_RUN, DEFERRED_PERIOD_MS, DEFERRED_WARN_DELAY } from "../shared/limits.ts";
-import { load } from "../shared/mem.ts";
 import { ENOSPC } from "../shared/status.ts";
 import type { Program } from "../shared/trap.ts";
 import { type Gfn, GrantRef, Pfn } from "../shared/units.ts";
@@ -29,7 +27,7 @@ import {
 } from "./grant-refs.ts";
 import { expandGrantTable } from "./grant-setup.ts";
 import { noteEnd } from "./history.ts";
-import { type Kernel, sleep, waitUntil } from "./kernel.ts";
+import { type Kernel, sleep, waitTimeout, waitUntil } from "./kernel.ts";
 import { getPage, pfnValid, putPage } from "./pages.ts";
 
 /** gnttab_expand, and whoever waits for references is told. */
@@ -219,14 +217,12 @@ export function* runDeferred(kernel: Kernel): Program<number> {
   return freed;
 }
 
-/** The deferred timer as a daemon: once a second of machine time, whenever the kernel is awake. */
+/** The deferred timer as a daemon: once a second while anything is deferred. */
 export function* deferredGrantThread(kernel: Kernel): Program {
   const { grants } = kernel.memory;
-  const tick = (): number => load(kernel.cpu.words, MACHINE.TICK);
   for (;;) {
     yield* waitUntil(kernel, () => grants.deferred.length > 0);
-    const due = tick() + DEFERRED_PERIOD_MS;
-    yield* waitUntil(kernel, () => tick() >= due);
+    yield* waitTimeout(kernel, () => false, DEFERRED_PERIOD_MS);
     yield* runDeferred(kernel);
   }
 }

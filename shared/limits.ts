@@ -123,6 +123,8 @@ export const BALLOON_BATCH = PAGE_SIZE / 8;
 export const PAGE_CACHE_GROUP = 10;
 /** Single-operation retries of a guest whose map or copy is answered GNTST_eagain, one more ms of sleep each. */
 export const GNTTAB_EAGAIN_RETRIES = 255;
+/** Milliseconds by which an unmap that waits for its pages looks later each time. */
+export const GNTTAB_UNMAP_REFS_DELAY_MS = 5;
 /** Entries of the deferred list handled in one run (Linux: free_per_iteration). */
 export const DEFERRED_PER_RUN = 10;
 /** Runs after which a reference that is still in use is mentioned. */

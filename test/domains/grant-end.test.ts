@@ -2,12 +2,14 @@ import { describe, expect, test } from "vitest";
 import { mapOp, unmapOp } from "../../domains/grant-calls.ts";
 import { gnttabMapRefs, gnttabUnmapRefs } from "../../domains/grant-map.ts";
 import {
+  deferredGrantThread,
   drainDeferred,
   endForeignAccess,
   endForeignAccessRef,
   grantForeignAccess,
   runDeferred,
 } from "../../domains/grant-table.ts";
+import { nowMs, sleep, spawnDaemon, waitUntil } from "../../domains/kernel.ts";
 import { GuestFault, loadWord } from "../../domains/memory.ts";
 import { pageRefcount, pageToPhys, putPage } from "../../domains/pages.ts";
 import { GNTMAP_host_map, GNTMAP_readonly } from "../../shared/abi/grant.ts";
@@ -80,6 +82,38 @@ describe("ending an access", () => {
         yield* until(() => deferred);
         yield* gnttabUnmapRefs(kernel, [unmapOp(at, item(ops, 0).handle)], pages);
         unmapped = true;
+      },
+    );
+  });
+
+  test("trace T5: the timer of an idle kernel frees the reference at the first full second after the unmap", () => {
+    let ref = -1;
+    let mapped = false;
+    let deferred = false;
+    pair(
+      function* (kernel) {
+        const page = yield* newPage(kernel);
+        ref = yield* grantForeignAccess(kernel, BACK, page);
+        spawnDaemon(kernel, "deferred grants", deferredGrantThread(kernel));
+        yield* until(() => mapped);
+        yield* endForeignAccess(kernel, GrantRef(ref), page);
+        const started = nowMs(kernel);
+        deferred = true;
+        yield* waitUntil(kernel, () => kernel.memory.grants.deferred.length === 0);
+        expect(nowMs(kernel) - started).toBe(4000);
+        expect(pageRefcount(kernel.memory.pages, page)).toBe(0);
+        expect(yield* grantForeignAccess(kernel, BACK, yield* newPage(kernel))).toBe(ref);
+      },
+      function* (kernel) {
+        yield* until(() => ref > 0);
+        const pages = yield* pagesFor(kernel, 1);
+        const at = pageToPhys(item(pages, 0));
+        const ops = [mapOp(at, GNTMAP_host_map, ref, FRONT)];
+        yield* gnttabMapRefs(kernel, ops, pages);
+        mapped = true;
+        yield* until(() => deferred);
+        yield* sleep(3200);
+        yield* gnttabUnmapRefs(kernel, [unmapOp(at, item(ops, 0).handle)], pages);
       },
     );
   });

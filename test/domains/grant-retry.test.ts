@@ -5,11 +5,11 @@ import { mapOp, unmapOp } from "../../domains/grant-calls.ts";
 import { copyOp, gnttabBatchCopy } from "../../domains/grant-copy.ts";
 import { gnttabBatchMap, gnttabMapRefs, gnttabUnmapRefs } from "../../domains/grant-map.ts";
 import { grantForeignAccess, tryEndForeignAccess } from "../../domains/grant-table.ts";
-import type { Kernel } from "../../domains/kernel.ts";
+import { type Kernel, nowMs } from "../../domains/kernel.ts";
 import { PG_foreign, pageToPhys, testFlag } from "../../domains/pages.ts";
 import { GNTMAP_host_map } from "../../shared/abi/grant.ts";
 import { item } from "../../shared/assert.ts";
-import { LINE, lineOf, MACHINE } from "../../shared/layout.ts";
+import { LINE, lineOf } from "../../shared/layout.ts";
 import { ENOMEM, GNTST_bad_gntref, GNTST_bad_page, GNTST_okay } from "../../shared/status.ts";
 import type { Program } from "../../shared/trap.ts";
 import { GrantRef } from "../../shared/units.ts";
@@ -42,7 +42,7 @@ function pageOut(kernel: Kernel, elements: number): void {
   words[lineOf(layout, slot) + LINE.INJECT] = elements;
 }
 
-const now = (kernel: Kernel): number => kernel.cpu.words[MACHINE.TICK] ?? -1;
+const now = nowMs;
 
 describe("a batch of maps", () => {
   test("guest case 32: refused as a whole: nothing is marked, every status is what it was set to", () => {

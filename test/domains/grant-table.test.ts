@@ -8,7 +8,12 @@ import {
   grantPiece,
   grantPieces,
 } from "../../domains/grant-copy.ts";
-import { gnttabMapRefs, gnttabUnmapRefs, gnttabUnmapRefsAsync } from "../../domains/grant-map.ts";
+import {
+  gnttabMapRefs,
+  gnttabUnmapRefs,
+  gnttabUnmapRefsAsync,
+  gnttabUnmapRefsSync,
+} from "../../domains/grant-map.ts";
 import { gnttabFreePages } from "../../domains/grant-pages.ts";
 import {
   allocGrantReferenceSeq,
@@ -20,7 +25,7 @@ import {
   requestFreeCallback,
   tryEndForeignAccess,
 } from "../../domains/grant-table.ts";
-import { type Kernel, spawn } from "../../domains/kernel.ts";
+import { type Kernel, nowMs, spawn, waitTimeout, waitUntil } from "../../domains/kernel.ts";
 import { loadWord } from "../../domains/memory.ts";
 import {
   getPage,
@@ -252,18 +257,48 @@ describe("mapping", () => {
         const ops = [mapOp(pageToPhys(page), GNTMAP_host_map, item(refs, 0), FRONT)];
         yield* gnttabMapRefs(kernel, ops, pages);
         getPage(kernel.memory.pages, page);
+        const started = nowMs(kernel);
         const unmaps = [unmapOp(pageToPhys(page), item(ops, 0).handle)];
         yield* gnttabUnmapRefsAsync(kernel, unmaps, pages, function* () {
           done = true;
         });
         expect(done).toBe(false);
         expect(testFlag(kernel.memory.pages, page, PG_foreign)).toBe(true);
+        // It looks after 5, 15, 30 and 50 ms.
+        yield* waitTimeout(kernel, () => done, 33);
+        expect(done).toBe(false);
         putPage(kernel.memory.pages, page);
-        spawn(
-          kernel,
-          "keeps the kernel",
-          until(() => done),
-        );
+        yield* waitUntil(kernel, () => done);
+        expect(nowMs(kernel) - started).toBe(50);
+        expect(testFlag(kernel.memory.pages, page, PG_foreign)).toBe(false);
+      },
+    );
+  });
+
+  test("guest case 38: a synchronous unmap returns once the other user has let go, and other tasks run meanwhile", () => {
+    const refs: number[] = [];
+    let done = false;
+    pair(
+      (kernel) => granter(kernel, refs, () => done),
+      function* (kernel) {
+        yield* until(() => refs.length === 3);
+        const pages = yield* pagesFor(kernel, 1);
+        const page = item(pages, 0);
+        const op = mapOp(pageToPhys(page), GNTMAP_host_map, item(refs, 0), FRONT);
+        yield* gnttabMapRefs(kernel, [op], pages);
+        getPage(kernel.memory.pages, page);
+        const user = function* (): Program {
+          yield* waitTimeout(kernel, () => false, 100);
+          putPage(kernel.memory.pages, page);
+        };
+        spawn(kernel, "another user", user());
+        const started = nowMs(kernel);
+        const unmaps = [unmapOp(op.hostAddr, op.handle)];
+        expect(yield* gnttabUnmapRefsSync(kernel, unmaps, pages)).toBe(0);
+        // It looks after 5, 15, 30, 50, 75 and 105 ms.
+        expect(nowMs(kernel) - started).toBe(105);
+        expect(item(unmaps, 0).status).toBe(GNTST_okay);
+        done = true;
       },
     );
   });

@@ -11,10 +11,16 @@ import {
   tryEndForeignAccess,
 } from "../../domains/grant-table.ts";
 import { freshArguments, memoryOp, setU64 } from "../../domains/hypercalls.ts";
-import type { Kernel } from "../../domains/kernel.ts";
+import { hypercall, type Kernel, sleep, writeArguments } from "../../domains/kernel.ts";
 import { loadWord } from "../../domains/memory.ts";
 import { pageRefcount, pageToPhys, putPage } from "../../domains/pages.ts";
 import { hypervisorSuspend, xenSuspend } from "../../domains/suspend.ts";
+import {
+  DOMCTL_CMD,
+  DOMCTL_DOMAIN,
+  DOMCTL_SIZE,
+  XEN_DOMCTL_resumedomain,
+} from "../../shared/abi/domctl.ts";
 import { GNTMAP_host_map, GNTMAP_readonly } from "../../shared/abi/grant.ts";
 import {
   REMOVE_FROM_PHYSMAP_DOMID,
@@ -22,14 +28,15 @@ import {
   REMOVE_FROM_PHYSMAP_SIZE,
   XENMEM_remove_from_physmap,
 } from "../../shared/abi/memory.ts";
-import { DOMID_SELF } from "../../shared/abi/xen.ts";
+import { DOMID_SELF, HYPERVISOR_domctl } from "../../shared/abi/xen.ts";
 import { item } from "../../shared/assert.ts";
 import { DOM, domainOf } from "../../shared/layout.ts";
 import { EBUSY, ENOMEM, ENOSPC, ENOSYS, GNTST_general_error } from "../../shared/status.ts";
 import type { Program } from "../../shared/trap.ts";
 import { GrantRef, type Pfn } from "../../shared/units.ts";
-import { testModel } from "../hypervisor/harness.ts";
+import { testDom0, testDomain, testModel } from "../hypervisor/harness.ts";
 import { alone, BACK, FRONT, newPage, type PairOptions, pagesFor, pair } from "./grant-pair.ts";
+import { EXTENDED, guestModel, kernelOptions, runGuests } from "./guest.ts";
 import { until } from "./until.ts";
 
 const V2: PairOptions = { machine: { arch: "x86" }, kernel: { grantVersion: 2 } };
@@ -298,6 +305,36 @@ describe("suspend and resume", () => {
       expect(outcome).toEqual({ cancelled: 0, grants: 0 });
     });
     expect(order).toEqual(["resumed with 2 frames"]);
+  });
+
+  test("a domain that dom0 resumes goes on where it suspended, and on x86 finds its frames again", () => {
+    const order: string[] = [];
+    const kernel = kernelOptions({ grantVersion: 2 });
+    const front = testDomain("front", { kernel, extendedRegions: [EXTENDED] });
+    const model = guestModel([testDom0(), front], { arch: "x86" });
+    const run = runGuests(model, {
+      *dom0(kernel) {
+        yield* until(() => order.length === 1);
+        yield* sleep(5);
+        order.push("resumes");
+        const view = freshArguments(kernel, DOMCTL_SIZE);
+        view.setUint32(DOMCTL_CMD, XEN_DOMCTL_resumedomain, true);
+        view.setUint16(DOMCTL_DOMAIN, 1, true);
+        yield* writeArguments(kernel, DOMCTL_SIZE);
+        expect(yield* hypercall(kernel, HYPERVISOR_domctl, kernel.arguments.gaddr)).toBe(0);
+      },
+      *front(kernel) {
+        const ref = yield* grantForeignAccess(kernel, 0, yield* newPage(kernel));
+        order.push("suspends");
+        const outcome = yield* xenSuspend(kernel, hypervisorSuspend(kernel), function* () {
+          order.push("sets up its interrupts");
+        });
+        expect(outcome).toEqual({ cancelled: 0, grants: 0 });
+        expect(yield* endForeignAccessRef(kernel, GrantRef(ref))).toBe(1);
+      },
+    });
+    expect(run.findings).toEqual([]);
+    expect(order).toEqual(["suspends", "resumes", "sets up its interrupts"]);
   });
 
   test("guest case 90: a host that allows fewer frames than are in use is refused", () => {
