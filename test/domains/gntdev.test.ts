@@ -265,6 +265,16 @@ describe("mmap of gntdev", () => {
     });
   });
 
+  test("a byte asked for before a read-only mmap is written through it in the end: the kernel faults, as Linux does", () => {
+    expect(() =>
+      withGrants(function* (file, { refs }) {
+        yield* mapGrantRef(file, named(refs));
+        yield* setUnmapNotify(file, { offset: 0, action: UNMAP_NOTIFY_CLEAR_BYTE });
+        yield* sysMmap(file.process, { ...asked(file, 0, 3), prot: PROT_READ });
+      }),
+    ).toThrow("permission fault at a store");
+  });
+
   test("cutting a mapping only counts users: the grants stay until its last part goes", () => {
     withGrants(function* (file, { refs }) {
       const { process } = file;
