@@ -88,6 +88,22 @@ describe("a machine on threads", () => {
     expect(await machine.audit()).toBe(0);
   });
 
+  it("stands still between two records while it is held, and goes on afterwards", async () => {
+    const machine = await boot("transfer", { diskPath: process.execPath });
+    const step = (): number => machine.words[MACHINE.STEP] ?? -1;
+    await until(() => step() > 40);
+    const [before, after] = await machine.held(() => {
+      const first = step();
+      const deadline = performance.now() + 30;
+      while (performance.now() < deadline);
+      return [first, step()];
+    });
+    expect(after).toBe(before);
+    await until(() => step() > (after ?? 0) + 10);
+    expect(machine.deaths).toEqual([]);
+    expect(await machine.audit()).toBe(0);
+  });
+
   it.each(["busy", "asleep"] as MachineName[])(
     "survives the kill of a guest that is %s",
     async (name) => {

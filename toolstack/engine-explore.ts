@@ -30,6 +30,7 @@ import {
 import { diskFileOf } from "./parameters.ts";
 import type { Prepared } from "./prepare.ts";
 import { recordExplored } from "./record-run.ts";
+import { shutdownEnding } from "./shutdown.ts";
 import { traceTail } from "./trace-tail.ts";
 
 /** Steps between two looks at the event loop: some ten milliseconds, a page's burst and its hash included. */
@@ -134,7 +135,8 @@ async function stepToEnd(
 ): Promise<Ending> {
   const awaited = awaitedNames(prepared);
   const deadline = performance.now() + options.timeoutMs;
-  const settled = settledIn(machine, awaited, names);
+  const left = leftIn(machine, awaited, names);
+  const settled = (): boolean => left().size === 0;
   const until = (): boolean => settled() || machine.deaths.some(isOops);
   for (;;) {
     // First of all: a variant may be over within one turn, and a whole run of such variants must hear Ctrl-C too.
@@ -150,7 +152,9 @@ async function stepToEnd(
         reason: reasonOf(death.error),
       };
     }
-    if (settled()) {
+    const shut = shutdownEnding(machine, [...left()]);
+    if (shut?.kind === "crashed") return shut;
+    if (settled() || shut?.kind === "finished") {
       // The others come to rest, so that the audit sees no handler between two of its gaps.
       const rest = runSteps(machine, { maxSteps: REST_STEPS, command: "" });
       return rest.verdict === "bug" ? bugOf(machine, rest) : { kind: "finished" };
@@ -172,12 +176,12 @@ const partName = ({ model }: Machine, name: string): string =>
 
 const isOops = (death: Death): boolean => death.state === "oops";
 
-/** Whether every awaited program has reported its end; looks only at reports it has not seen yet. */
-function settledIn(
+/** Names of the awaited programs that have not reported their end; looks only at reports it has not seen yet. */
+function leftIn(
   machine: Machine,
   awaited: readonly string[],
   names: ReadonlyMap<number, string>,
-): () => boolean {
+): () => ReadonlySet<string> {
   const left = new Set(awaited);
   let seen = 0;
   return () => {
@@ -185,7 +189,7 @@ function settledIn(
       const report = item(machine.reports, seen);
       if (report.key === PROGRAM_KEY) left.delete(names.get(report.slot) ?? "");
     }
-    return left.size === 0;
+    return left;
   };
 }
 

@@ -19,6 +19,7 @@ import {
 import { diskFileOf } from "./parameters.ts";
 import type { Prepared } from "./prepare.ts";
 import { recordThreaded, type ThreadedRecorder } from "./record-run.ts";
+import { shutdownEnding } from "./shutdown.ts";
 import { traceTail } from "./trace-tail.ts";
 
 const MODULES = {
@@ -98,6 +99,8 @@ async function waitForEnd(
     if (options.signal.aborted) return { kind: "interrupted" };
     if (death !== undefined) return endingOf(machine, death);
     if (isOver) return { kind: "finished" };
+    const shut = shutdownEnding(machine, stillAwaited(machine, prepared));
+    if (shut !== undefined) return shut;
     if (performance.now() > deadline) {
       return { kind: "hung", awaited: stillAwaited(machine, prepared), lines: slotLines(machine) };
     }
