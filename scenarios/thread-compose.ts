@@ -197,6 +197,7 @@ const NUMBERS: readonly (keyof ThreadRow)[] = [
   "stillMapped",
   "hypercalls",
   "superpagesSplit",
+  "tablePages",
   "framesGivenUp",
   "framesWithXen",
   "framesLost",

@@ -22,6 +22,7 @@ export default threadScenario({
   columns: [
     column("pages", "pages"),
     ...COSTS,
+    column("table pages", "tablePages"),
     column("with Xen", "framesWithXen"),
     column("lost", "framesLost"),
   ],

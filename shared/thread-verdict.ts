@@ -34,6 +34,8 @@ export interface ThreadRow {
   /** Counted by the machine, from taking the pages to giving them back (or to the end, if they are held). */
   readonly hypercalls: number;
   readonly superpagesSplit: number;
+  /** Table pages that its P2M has more while the buffer is there. */
+  readonly tablePages: number;
   /** Pages of RAM that the backend's kernel cannot hand out while it has the buffer. */
   readonly framesGivenUp: number;
   /** How many of them are Xen's meanwhile, and how many afterwards. */
@@ -80,7 +82,7 @@ export function threadRow(state: FinalState, pages: number): ThreadRow {
     state.reported(backend, key) === undefined ? null : number(key);
   const text = (key: string): string => String(state.reported(backend, key) ?? "–");
   const sum = (key: string): number =>
-    number(`alloc${key}`) + number(`map${key}`) + number(`free${key}`);
+    number(`alloc.${key}`) + number(`map.${key}`) + number(`free.${key}`);
   const by = state.reported(backend, "by");
   return {
     name: state.variant,
@@ -97,11 +99,12 @@ export function threadRow(state: FinalState, pages: number): ThreadRow {
     lands: landsIn(state),
     arrives: state.reported("guest", "sha256") === fileHash(state, pages),
     stillMapped: Number(state.reported("guest", "stillMapped") ?? 0),
-    hypercalls: sum("Hypercalls"),
-    superpagesSplit: sum("Split"),
-    framesGivenUp: number("allocFree") + number("mapFree"),
-    framesWithXen: number("allocOwned") + number("mapOwned"),
-    framesLost: sum("Owned"),
+    hypercalls: sum("hypercalls"),
+    tablePages: number("alloc.tablePages") + number("map.tablePages"),
+    superpagesSplit: sum("superpagesSplit"),
+    framesGivenUp: number("alloc.outOfUse") + number("map.outOfUse"),
+    framesWithXen: number("alloc.ramGivenUp") + number("map.ramGivenUp"),
+    framesLost: sum("ramGivenUp"),
     copied: number("copied"),
     said: text("said"),
   };

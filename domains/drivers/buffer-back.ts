@@ -8,7 +8,7 @@ import { ENOMEM } from "../../shared/status.ts";
 import type { Program } from "../../shared/trap.ts";
 import type { Pfn } from "../../shared/units.ts";
 import { KernelBug } from "../bug.ts";
-import { countedSince, readCounters } from "../counters.ts";
+import { withCosts } from "../costs.ts";
 import { type DmaSegment, dmaSyncForCpu } from "../dma.ts";
 import { dmaBufAttach, dmaBufDetach, dmaBufExport, dmaBufMapAttachment } from "../dma-buf.ts";
 import { DMA_FROM_DEVICE, dmaDeviceOf } from "../dma-device.ts";
@@ -31,19 +31,16 @@ export interface BufferBackOptions {
   readonly hold: boolean;
 }
 
-/** What `program` costs, reported under `<step>Hypercalls`, `<step>Split`, `<step>Owned` and `<step>Free`. */
+/** Runs `program`; what it costs is reported as withCosts does, and `<step>.outOfUse`, pages that the kernel is without. */
 export function* measured<Result>(
   kernel: Kernel,
   step: string,
   program: Program<Result>,
 ): Program<Result> {
-  const before = readCounters(kernel);
-  const result = yield* program;
-  const cost = countedSince(before, readCounters(kernel));
-  yield* report(`${step}Hypercalls`, cost.hypercalls);
-  yield* report(`${step}Split`, cost.superpagesSplit);
-  yield* report(`${step}Owned`, cost.ramPages);
-  yield* report(`${step}Free`, cost.freePages);
+  const { pages } = kernel.memory;
+  const free = pages.freeCount;
+  const result = yield* withCosts(kernel, step, program);
+  yield* report(`${step}.outOfUse`, free - pages.freeCount);
   return result;
 }
 
