@@ -27,9 +27,20 @@ import {
   dmaDeviceOf,
   dmaToPhys,
 } from "./dma-device.ts";
-import { dmaDirectMapPage, dmaDirectUnmapPage } from "./dma-direct.ts";
+import {
+  type DmaMemory,
+  dmaDirectAlloc,
+  dmaDirectFree,
+  dmaDirectMapPage,
+  dmaDirectUnmapPage,
+} from "./dma-direct.ts";
 import { cacheFlush } from "./grant-calls.ts";
-import { xenGrantDmaMapPage, xenGrantDmaUnmapPage } from "./grant-dma-ops.ts";
+import {
+  xenGrantDmaAlloc,
+  xenGrantDmaFree,
+  xenGrantDmaMapPage,
+  xenGrantDmaUnmapPage,
+} from "./grant-dma-ops.ts";
 import type { Kernel } from "./kernel.ts";
 import { pageToPhys } from "./pages.ts";
 import { swiotlbSyncForCpu, swiotlbSyncForDevice } from "./swiotlb.ts";
@@ -137,6 +148,22 @@ export function dmaSupported(kernel: Kernel, device: DmaDevice, mask: number): b
     case "dma-direct":
       return mask >= dmaBitMask(32);
   }
+}
+
+/** dma_alloc_coherent: zeroed RAM that CPU and device share. Undefined: none within reach, or the device is broken. */
+export const dmaAllocCoherent = (
+  kernel: Kernel,
+  device: DmaDevice,
+  count: number,
+): Program<DmaMemory | undefined> =>
+  opsOf(kernel, device) === "grant-dma"
+    ? xenGrantDmaAlloc(kernel, device, count)
+    : dmaDirectAlloc(kernel, device, count);
+
+/** dma_free_coherent. */
+export function* dmaFreeCoherent(kernel: Kernel, device: DmaDevice, memory: DmaMemory): Program {
+  if (opsOf(kernel, device) === "grant-dma") yield* xenGrantDmaFree(kernel, device, memory);
+  else dmaDirectFree(kernel, memory);
 }
 
 /** dma_set_mask: the device with another mask, or -EIO. */

@@ -60,8 +60,9 @@ export interface ThreadQuestion {
   readonly machine?: MachineSpec;
   readonly columns: readonly Column[];
   readonly variants: readonly ThreadVariant[];
-  /** The backend's program, where it is not the usual one. */
+  /** The programs, where they are not the usual ones. */
   readonly back?: DomainProgram<Kernel>;
+  readonly front?: DomainProgram<Kernel>;
 }
 
 function* backend(kernel: Kernel, { facts }: Given): Program {
@@ -71,6 +72,15 @@ function* backend(kernel: Kernel, { facts }: Given): Program {
     segments: facts.segments as BufferBackOptions["segments"],
     address: facts.address as BufferBackOptions["address"],
     hold: facts.hold === true,
+  });
+}
+
+function* frontend(kernel: Kernel, { facts }: Given): Program {
+  yield* bufferFront(kernel, {
+    backend: String(facts.backend),
+    pages: Number(facts.pages),
+    contiguous: facts.front === "contiguous",
+    allocates: facts.allocates === "back" ? "back" : "front",
   });
 }
 
@@ -144,14 +154,7 @@ export function threadScenario(question: ThreadQuestion): Scenario<Kernel> {
       guest: {
         kind: "domU",
         memory: "16MiB",
-        *program(kernel, { facts }) {
-          yield* bufferFront(kernel, {
-            backend: String(facts.backend),
-            pages: Number(facts.pages),
-            contiguous: facts.front === "contiguous",
-            allocates: facts.allocates === "back" ? "back" : "front",
-          });
-        },
+        program: question.front ?? frontend,
       },
       victim: {
         kind: "domU",

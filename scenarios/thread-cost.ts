@@ -1,5 +1,5 @@
 /**
- * What does a buffer of 8 MiB cost? Unpopulated contiguous pages are address space: nothing is given up for them. Real RAM
+ * What does a buffer of 8 MiB cost? Unpopulated contiguous pages are address space: no RAM is given up for them. Real RAM
  * is given to Xen for as long as the buffer lives, which breaks the blocks of the P2M that hold it, and comes back by more
  * hypercalls. The buffer is still there at the end of each run, or has been given back again.
  */
@@ -16,7 +16,7 @@ export default threadScenario({
   name: "thread-cost",
   about: "8 MiB of buffer: unpopulated contiguous pages or ballooned RAM",
   moral:
-    "Ballooned RAM costs its frames, the superpages they lay in and hypercalls both ways; address space costs nothing.",
+    "Ballooned RAM costs its frames, the superpages they lay in and hypercalls both ways; address space costs a few table pages.",
   pages: PAGES,
   machine: { allocator: "contiguous" },
   columns: [

@@ -43,6 +43,8 @@ export interface ThreadRow {
   readonly framesLost: number;
   /** Bytes that the backend's CPU has copied, bounce buffers included. */
   readonly copied: number;
+  /** Address that a virtio frontend has put into its descriptor. */
+  readonly given: string;
   /** Whatever else the backend has said. */
   readonly said: string;
 }
@@ -106,6 +108,7 @@ export function threadRow(state: FinalState, pages: number): ThreadRow {
     framesWithXen: number("alloc.ramGivenUp") + number("map.ramGivenUp"),
     framesLost: sum("ramGivenUp"),
     copied: number("copied"),
+    given: String(state.reported("guest", "given") ?? "–"),
     said: text("said"),
   };
 }

@@ -89,25 +89,36 @@ export function* readAll(
   return DISK_STATUS_OK;
 }
 
-/** The display driver's import, with a disk for its display. */
+/** Fills the buffer by the way that is asked for. */
 function* fill(kernel: Kernel, map: GntdevMap, options: BufferBackOptions): Program {
-  const disk = yield* openDisk(kernel);
-  if (typeof disk === "number") throw new KernelBug(`no disk in this domain (${disk})`);
   const sizeBytes = map.count * PAGE_SIZE;
-  if (options.address === "dev_bus_addr") {
-    const address = map.dma?.devBusAddr;
-    if (address === undefined) throw new KernelBug("these pages have no dev_bus_addr");
-    yield* report("address", address);
-    yield* report("by", kernel.boot.kernel.devBusAddr);
-    yield* report("segments", 1);
-    yield* report("disk", yield* readAll(kernel, disk, [{ address, length: sizeBytes }]));
+  if (options.address === "dma-layer") {
+    yield* fillPages(kernel, map.pages, options.segments === "page" ? PAGE_SIZE : sizeBytes);
     return;
   }
+  const address = map.dma?.devBusAddr;
+  if (address === undefined) throw new KernelBug("these pages have no dev_bus_addr");
+  yield* report("address", address);
+  yield* report("by", kernel.boot.kernel.devBusAddr);
+  yield* report("segments", 1);
+  const disk = yield* theDisk(kernel);
+  yield* report("disk", yield* readAll(kernel, disk, [{ address, length: sizeBytes }]));
+}
+
+function* theDisk(kernel: Kernel): Program<Disk> {
+  const disk = yield* openDisk(kernel);
+  if (typeof disk === "number") throw new KernelBug(`no disk in this domain (${disk})`);
+  return disk;
+}
+
+/** The display driver's import, with a disk for its display. `largest`: bytes of one scatter entry. */
+export function* fillPages(kernel: Kernel, pages: readonly Pfn[], largest: number): Program {
+  const disk = yield* theDisk(kernel);
+  const sizeBytes = pages.length * PAGE_SIZE;
   function* release(): Program {
-    // The pages belong to the map, which is put by its owner.
+    // The pages are their owner's, who gives them back.
   }
-  const source = { kernel, pages: map.pages, sizeBytes, mmap: false, release };
-  const largest = options.segments === "page" ? PAGE_SIZE : sizeBytes;
+  const source = { kernel, pages, sizeBytes, mmap: false, release };
   const attachment = dmaBufAttach(dmaBufExport(source, O_RDWR), dmaDeviceOf(disk.device), largest);
   const mapping = yield* dmaBufMapAttachment(attachment, DMA_FROM_DEVICE);
   if (typeof mapping === "number") {

@@ -40,7 +40,8 @@ export interface BufferFrontOptions {
   readonly allocates: "front" | "back";
 }
 
-function* hash(kernel: Kernel, pages: readonly Pfn[]): Program<string> {
+/** A digest of whole pages. */
+export function* hashPages(kernel: Kernel, pages: readonly Pfn[]): Program<string> {
   const bytes = new Uint8Array(PAGE_SIZE);
   const trap: HostHashTrap = {
     kind: TRAP_HOST_HASH,
@@ -78,7 +79,7 @@ function* shareOwn(kernel: Kernel, backend: number, options: BufferFrontOptions)
   yield* publishDirectory(kernel, frontNode(kernel.boot.domid), directory, options.pages);
   yield* awaitNode(kernel, `${backNode(backend, kernel.boot.domid)}/done`);
   const pages = buffer.map(({ page }) => page);
-  yield* report("sha256", yield* hash(kernel, pages));
+  yield* report("sha256", yield* hashPages(kernel, pages));
   let stillMapped = 0;
   for (const { ref } of [...directory, ...buffer]) {
     if ((yield* tryEndForeignAccess(kernel, GrantRef(ref))) === 0) stillMapped++;
@@ -97,7 +98,7 @@ function* lookAtTheirs(kernel: Kernel, backend: number): Program {
   const mapped = yield* mapGrantPages(kernel, map);
   if (mapped !== 0) throw new KernelBug(`the backend's pages are refused: ${mapped}`);
   yield* awaitNode(kernel, `${node}/done`);
-  yield* report("sha256", yield* hash(kernel, map.pages));
+  yield* report("sha256", yield* hashPages(kernel, map.pages));
   yield* putMap(kernel, map);
   yield* writeStoreNode(kernel, `${frontNode(kernel.boot.domid)}/released`, 1);
 }

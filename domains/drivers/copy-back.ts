@@ -15,6 +15,7 @@ import type { Program } from "../../shared/trap.ts";
 import { GrantRef, Pfn } from "../../shared/units.ts";
 import { bugOn, KernelBug } from "../bug.ts";
 import { dmaMap, dmaUnmap } from "../dma.ts";
+import { dmaBufGet, dmaBufPut } from "../dma-buf.ts";
 import { DMA_FROM_DEVICE } from "../dma-device.ts";
 import { allocMap, mapGrantPages, putMap } from "../gntdev-map.ts";
 import { copyOp, gnttabBatchCopy } from "../grant-copy.ts";
@@ -22,15 +23,16 @@ import { tryEndForeignAccess } from "../grant-table.ts";
 import { type Kernel, report } from "../kernel.ts";
 import { readBytes, writeBytes } from "../memory.ts";
 import { allocPages, freePages, pageToPhys } from "../pages.ts";
+import type { Process } from "../process.ts";
+import { runProcess, sysOpen } from "../syscalls.ts";
 import { writeStoreNode } from "../xenbus.ts";
+import { dmabufImpRelease, dmabufImpToRefs, dmaHeapAlloc, GNTDEV } from "../xengnttab.ts";
 import { measured, readAll } from "./buffer-back.ts";
 import { openDisk } from "./disk.ts";
 import {
   awaitNode,
   backNode,
   frontNode,
-  type Granted,
-  grantPage,
   makeDirectory,
   publishDirectory,
   readDirectory,
@@ -114,22 +116,37 @@ export function* copyBack(kernel: Kernel, way: "memcpy" | "grant-copy"): Program
   yield* sayDone(kernel, domid);
 }
 
-/** The backend's pages, granted to the frontend, which maps them. */
+/** The backend's pages, a buffer of the display's heap, granted to the frontend, which maps them. */
 export function* backendAllocated(kernel: Kernel, count: number): Program {
   const domid = yield* findDomain(kernel, "guest");
-  const pages = yield* measured(kernel, "alloc", takeRam(kernel, count));
+  const signal = yield* runProcess(kernel, "be-alloc", (process) =>
+    shareHeap(process, domid, count),
+  );
+  bugOn(signal !== 0, `the backend was ended by signal ${signal}`);
+}
+
+function* shareHeap(process: Process, domid: number, count: number): Program {
+  const { kernel } = process;
+  const file = { process, fd: yield* sysOpen(process, GNTDEV) };
+  const fd = yield* measured(kernel, "alloc", dmaHeapAlloc(process, count));
+  const buf = fd < 0 ? fd : dmaBufGet(process, fd);
+  if (typeof buf === "number") throw new KernelBug(`the heap has no buffer: ${buf}`);
   yield* report("pages", "RAM");
-  const granted: Granted[] = [];
-  for (const page of pages) granted.push(yield* grantPage(kernel, domid, page));
+  const refs = yield* measured(kernel, "map", dmabufImpToRefs(file, fd, domid, count));
+  if (typeof refs === "number") throw new KernelBug(`the buffer cannot be granted: ${refs}`);
+  const granted = refs.map((ref, i) => ({ ref, page: item(buf.pages, i) }));
   const directory = yield* makeDirectory(kernel, domid, granted);
-  yield* fillOwn(kernel, pages);
+  yield* fillOwn(kernel, buf.pages);
   yield* publishDirectory(kernel, backNode(kernel.boot.domid, domid), directory, count);
   yield* sayDone(kernel, domid);
   yield* awaitNode(kernel, `${frontNode(domid)}/released`);
-  let stillMapped = 0;
-  for (const { ref } of [...directory, ...granted]) {
-    if ((yield* tryEndForeignAccess(kernel, GrantRef(ref))) === 0) stillMapped++;
+  for (const { ref } of directory) {
+    bugOn(
+      (yield* tryEndForeignAccess(kernel, GrantRef(ref))) === 0,
+      "the directory is still mapped",
+    );
   }
-  bugOn(stillMapped > 0, `${stillMapped} pages are still mapped`);
-  freePages(kernel.memory.pages, item(pages, 0), pages.length);
+  yield* dmaBufPut(buf);
+  const released = yield* measured(kernel, "free", dmabufImpRelease(file, fd));
+  bugOn(released !== 0, `releasing the buffer answered ${released}`);
 }

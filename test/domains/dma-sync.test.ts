@@ -9,6 +9,7 @@ import {
   dmaSyncForDevice,
   dmaUnmapPage,
 } from "../../domains/dma.ts";
+import { dmaBufGet, dmaBufPut } from "../../domains/dma-buf.ts";
 import {
   DMA_BIDIRECTIONAL,
   DMA_FROM_DEVICE,
@@ -25,15 +26,25 @@ import {
   pfnToBfn,
   setPhysToMachine,
 } from "../../domains/foreign-p2m.ts";
+import { mapGrantRefs, mapOp, unmapGrantRefs, unmapOp } from "../../domains/grant-calls.ts";
 import { GNTDEV_DEVICE, gnttabDmaAllocPages } from "../../domains/grant-pages.ts";
 import { grantForeignAccess, tryEndForeignAccess } from "../../domains/grant-table.ts";
 import type { Kernel } from "../../domains/kernel.ts";
 import { storeWord } from "../../domains/memory.ts";
-import { allocPage } from "../../domains/pages.ts";
+import { allocPage, pageToPhys } from "../../domains/pages.ts";
 import { mapRing, unmapRing } from "../../domains/ring-map.ts";
+import { runProcess, sysOpen } from "../../domains/syscalls.ts";
+import { xenAllocUnpopulatedPages, xenFreeUnpopulatedPages } from "../../domains/unpopulated.ts";
+import {
+  dmabufImpRelease,
+  dmabufImpToRefs,
+  dmaHeapAlloc,
+  GNTDEV,
+} from "../../domains/xengnttab.ts";
 import { DISK_STATUS_MISCOMPARE, DISK_STATUS_OK } from "../../shared/abi/disk.ts";
 import {
   CACHE_FLUSH_OP,
+  GNTMAP_host_map,
   GNTTAB_CACHE_CLEAN,
   GNTTAB_CACHE_INVAL,
   GNTTABOP_cache_flush,
@@ -47,6 +58,7 @@ import { testDom0, testDomain } from "../hypervisor/harness.ts";
 import { runDma } from "./dma-machine.ts";
 import { EXTENDED, type GuestRun, guestModel, now, runGuests, stillKernel } from "./guest.ts";
 import { until } from "./until.ts";
+import { rest } from "./user.ts";
 
 const PAGE = 4096;
 const P = 0x100000;
@@ -248,4 +260,41 @@ test("decision row 30: a frontend gives nobody an address: it has no device, and
   expect(front?.boot.devices).toEqual([]);
   expect(front?.boot.virtio).toEqual([]);
   expect(front?.memory.foreign.entries).toEqual([]);
+});
+
+test("decision row 28: what dom0 grants of a DMA buffer of its own are machine frames, since gfn == mfn", () => {
+  const told: { refs?: readonly number[]; pages?: readonly Pfn[]; done?: boolean } = {};
+  const front = { extendedRegions: [EXTENDED] };
+  const run = runGuests(guestModel([testDom0(), testDomain("front", front)]), {
+    *dom0(kernel) {
+      yield* runProcess(kernel, "back", function* (process) {
+        const file = { process, fd: yield* sysOpen(process, GNTDEV) };
+        const fd = yield* dmaHeapAlloc(process, 3);
+        const buf = dmaBufGet(process, fd);
+        const refs = yield* dmabufImpToRefs(file, fd, 1, 3);
+        if (typeof refs === "number" || typeof buf === "number") throw new Error("refused");
+        Object.assign(told, { refs, pages: buf.pages });
+        while (told.done !== true) yield* rest(kernel);
+        yield* dmaBufPut(buf);
+        expect(yield* dmabufImpRelease(file, fd)).toBe(0);
+      });
+    },
+    *front(kernel) {
+      yield* until(() => told.refs !== undefined);
+      const pages = yield* xenAllocUnpopulatedPages(kernel, 3);
+      if (typeof pages === "number") throw new Error("no pages");
+      const at = (i: number): number => pageToPhys(item(pages, i));
+      const ops = (told.refs ?? []).map((ref, i) => mapOp(at(i), GNTMAP_host_map, ref, 0));
+      expect(yield* mapGrantRefs(kernel, ops)).toBe(0);
+      expect(ops.map((op) => op.devBusAddr / PAGE)).toEqual(told.pages);
+      yield* unmapGrantRefs(
+        kernel,
+        ops.map((op, i) => unmapOp(at(i), op.handle)),
+      );
+      xenFreeUnpopulatedPages(kernel, pages);
+      told.done = true;
+    },
+  });
+  expect(run.findings).toEqual([]);
+  expect(told.done).toBe(true);
 });
