@@ -27,7 +27,6 @@ import { TABLE_ENTRIES } from "../shared/limits.ts";
 import {
   _PAGE_RW,
   adjustGuestPte,
-  DISALLOW_HIGH,
   isPresentX86,
   L1_DISALLOW,
   mfnOfX86,
@@ -229,7 +228,7 @@ export function getPageFromEntry(
   level: number,
 ): number {
   const disallow = level === PGT_l1_page_table ? L1_DISALLOW : TABLE_DISALLOW;
-  if ((pte.low & disallow) !== 0 || (pte.high & DISALLOW_HIGH) !== 0) return -EINVAL;
+  if ((pte.low & disallow) !== 0) return -EINVAL;
   const frame = indexOf(xen.layout, xen.words, mfnOfX86(pte));
   if (level > PGT_l1_page_table) return getTable(xen, owner, frame, level - 1);
   if (!isRamFrame(xen, frame)) return mfnOfX86(pte) === INVALID_FRAME ? -EINVAL : -EPERM;

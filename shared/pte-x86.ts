@@ -3,9 +3,9 @@
  *
  *   word 0: 0 present, 1 writable, 2 user, 3 PWT, 4 PCD, 5 accessed, 6 dirty, 7 PAT (1 GiB and 2 MiB: PSE), 8 global,
  *           11:9 available, 31:12 low 20 bits of the frame
- *   word 1: 19:0 high 20 bits of the frame, 20 guest kernel (software), 30:21 must be zero, 31 no-execute
+ *   word 1: 19:0 high 20 bits of the frame, 20 guest kernel (software), 30:21 the guest's own, 31 no-execute
  *
- * Behaviour: xen/arch/x86/include/asm/x86_64/page.h, xen/arch/x86/include/asm/page.h (flags), pv/mm.h, adjust_guest_l1e().
+ * Behaviour: xen/arch/x86/include/asm/page.h (flags), xen/arch/x86/pv/mm.h, adjust_guest_l1e(); xen/arch/x86/mm.c, l1_disallow_mask().
  */
 export const _PAGE_PRESENT = 0x001;
 export const _PAGE_RW = 0x002;
@@ -23,12 +23,10 @@ const PAGE_CACHE_ATTRS = 0x098;
 /** Bits of word 1. */
 export const HIGH_GUEST_KERNEL = 1 << 20;
 export const HIGH_NX = 1 << 31;
-const HIGH_RESERVED = 0x7ff00000;
 
-/** Bits that a guest may not set in a page's entry; in a table's entry PSE neither. */
-export const L1_DISALLOW = PAGE_CACHE_ATTRS | _PAGE_GLOBAL;
-export const TABLE_DISALLOW = _PAGE_PSE | _PAGE_GLOBAL;
-export const DISALLOW_HIGH = HIGH_RESERVED;
+/** Bits that a guest may not set in a page's entry, and in that of a table. */
+export const L1_DISALLOW = PAGE_CACHE_ATTRS;
+export const TABLE_DISALLOW = PAGE_CACHE_ATTRS | _PAGE_PSE | _PAGE_GLOBAL;
 
 /** Slots of a level 4 table that belong to Xen. */
 export const ROOT_XEN_FIRST = 256;

@@ -94,9 +94,11 @@ describe("a PV domain", () => {
     expect(updateVa(machine, a, V0, dom0.ram)).toBe(-EBUSY);
     expect(updateVa(machine, a, V0, 0x1000)).toBe(-EPERM);
     expect(updateVa(machine, a, V0, 2 ** 40 - 1)).toBe(-EINVAL);
-    // Global, and a cache attribute.
-    expect(updateVa(machine, a, V0, mfnOf(machine, a, 5), RW | 0x100)).toBe(-EINVAL);
+    // A cache attribute, and in the entry of a table a superpage.
     expect(updateVa(machine, a, V0, mfnOf(machine, a, 5), RW | 0x10)).toBe(-EINVAL);
+    const above = tableOf(machine, a, 0, 2);
+    const block = mfnOf(machine, a, 5) * 4096 + (RW | 0x80);
+    expect(mmuUpdate(machine, a, [[above.mfn * 4096 + 100 * 8, block]]).ret).toBe(-EINVAL);
     // No level 1 table there.
     expect(updateVa(machine, a, 0x100000, mfnOf(machine, a, 5))).toBe(-EINVAL);
     expect(updateVa(machine, a, 2 ** 36, mfnOf(machine, a, 5))).toBe(-EINVAL);
