@@ -28,9 +28,11 @@ import {
   HYPERVISOR_grant_table_op,
   HYPERVISOR_memory_op,
   HYPERVISOR_mmuext_op,
+  HYPERVISOR_update_va_mapping,
 } from "../../shared/abi/xen.ts";
+import { Channel } from "../../shared/channel.ts";
 import { PGT_l1_page_table } from "../../shared/frame-flags.ts";
-import { DOM, indexOf, mfnAt } from "../../shared/layout.ts";
+import { DOM, indexOf, MACHINE, mfnAt } from "../../shared/layout.ts";
 import { ACCESS_OK, ACCESS_READ, ACCESS_WRITE, FAULT_PERMISSION, Mmu } from "../../shared/mmu.ts";
 import { EBUSY, GNTST_general_error, GNTST_okay } from "../../shared/status.ts";
 import { CONTROL_DOMCTL, hypercallTrap, setRecord } from "../../shared/trap.ts";
@@ -242,17 +244,10 @@ describe("page tables", () => {
     const frame = frameOf(machine, a, 5);
     const mfn = emptyTable(machine, a, 5);
     expect(updateVa(machine, a, V0, mfn)).toBe(0);
-    const mmu = new Mmu(xen.words, xen.memory, xen.layout, field(xen, a.domid, DOM.SLOT + 1));
+    const { mmu } = vcpuOf(machine, a, 1);
     expect(mmu.open(V0, ACCESS_WRITE)).toBe(ACCESS_OK);
     expect(updateVa(machine, a, V0, undefined)).toBe(0);
-    const at = argumentAddress(a);
-    const bytes = new Uint8Array(24);
-    new DataView(bytes.buffer).setBigUint64(8, BigInt(mfn), true);
-    writeGuest(a, at, bytes);
-    const { record } = hypercallTrap();
-    setRecord(record, HYPERVISOR_mmuext_op, [at, 1, 0, 0x7ff0]);
-    a.channel.push(record);
-    while (step(xen));
+    pushPin(machine, a, mfn);
     // The other vCPU is inside an access, so the page is no table yet and what it writes will be looked at.
     expect(typeOf(xen, frame)).not.toBe(PGT_l1_page_table);
     mmu.store(0, 0);
@@ -262,6 +257,72 @@ describe("page tables", () => {
     expect(typeOf(xen, frame)).toBe(PGT_l1_page_table);
     expect(mmu.open(V0, ACCESS_WRITE)).not.toBe(ACCESS_OK);
     expect(probe(a, 5, ACCESS_WRITE)).toBe(FAULT_PERMISSION);
+    sound(machine);
+  });
+});
+
+/** A vCPU of A beside the first, with its own way to memory and to the hypervisor. */
+function vcpuOf({ xen }: TestMachine, { domid }: Actor, vcpu: number) {
+  const slot = field(xen, domid, DOM.SLOT + vcpu);
+  const channel = new Channel(xen.words, xen.layout, slot);
+  const mmu = new Mmu(xen.words, xen.memory, xen.layout, slot);
+  const push = (op: number, ...args: readonly number[]): void => {
+    const { record } = hypercallTrap();
+    setRecord(record, op, args);
+    channel.push(record);
+    while (step(xen));
+  };
+  return { channel, mmu, push };
+}
+
+/** Pushes a pin of a level 1 table from A's first vCPU, and steps as far as it gets. */
+function pushPin({ xen }: TestMachine, actor: Actor, mfn: number): void {
+  const at = argumentAddress(actor);
+  const bytes = new Uint8Array(24);
+  new DataView(bytes.buffer).setBigUint64(8, BigInt(mfn), true);
+  writeGuest(actor, at, bytes);
+  const { record } = hypercallTrap();
+  setRecord(record, HYPERVISOR_mmuext_op, [at, 1, 0, 0x7ff0]);
+  actor.channel.push(record);
+  while (step(xen));
+}
+
+describe("time stamps of flushes", () => {
+  // A stamp that was read early and stored late was too old, and the flush that it called for did not happen.
+  it("XSA-241: a page that is given up as writable while a flush is under way asks for another one", () => {
+    const { machine, a } = pvPair({}, { vcpus: 3 });
+    const { xen } = machine;
+    const frame = frameOf(machine, a, 5);
+    const mfn = emptyTable(machine, a, 5);
+    const [slow, quick] = [vcpuOf(machine, a, 1), vcpuOf(machine, a, 2)];
+    expect(slow.mmu.open(6, ACCESS_READ)).toBe(ACCESS_OK);
+    pushPin(machine, a, mfn);
+    // The flush waits for the slow vCPU. The quick one has the page writable once more, and lets go of its entry.
+    quick.push(HYPERVISOR_update_va_mapping, V0 * 4096, mfn * 4096 + 3, 0);
+    expect(quick.mmu.open(V0, ACCESS_WRITE)).toBe(ACCESS_OK);
+    quick.mmu.close();
+    quick.push(HYPERVISOR_update_va_mapping, V0 * 4096, 0, 0);
+    slow.mmu.close();
+    while (step(xen));
+    expect(typeOf(xen, frame)).toBe(PGT_l1_page_table);
+    expect(quick.mmu.open(V0, ACCESS_WRITE)).not.toBe(ACCESS_OK);
+    sound(machine);
+  });
+
+  // Whether to flush was decided by the type that a page was to have, not by the one that it had.
+  it("XSA-408: a flush is asked for by what a page was, not by what it becomes", () => {
+    const { machine, a } = pvPair();
+    const { words } = machine.xen;
+    const flushes = (): number => words[MACHINE.FLUSHES] ?? 0;
+    const written = emptyTable(machine, a, 5);
+    const before = flushes();
+    expect(mmuextOp(machine, a, [[MMUEXT_PIN_L1_TABLE, written]]).ret).toBe(0);
+    expect(flushes()).toBe(before + 1);
+    // Unpinning flushes once, and the same page pinned again has not been writable since.
+    expect(mmuextOp(machine, a, [[MMUEXT_UNPIN_TABLE, written]]).ret).toBe(0);
+    expect(flushes()).toBe(before + 2);
+    expect(mmuextOp(machine, a, [[MMUEXT_PIN_L1_TABLE, written]]).ret).toBe(0);
+    expect(flushes()).toBe(before + 2);
     sound(machine);
   });
 });
@@ -287,6 +348,21 @@ describe("grant tables of PV guests", () => {
     expect(probe(a, V0, ACCESS_READ)).not.toBe(ACCESS_OK);
     expect(setVersion(1)).toBe(0);
     sound(machine);
+  });
+});
+
+describe("a change of version", () => {
+  // Status frames that were freed on the way back to version 1 were left in their owner's list.
+  it("XSA-26: status frames leave their owner's list before they are freed", () => {
+    const { machine, a } = pvPair();
+    const at = argumentAddress(a);
+    const before = field(machine.xen, a.domid, DOM.XENHEAP_PAGES);
+    for (const version of [2, 1, 2, 1]) {
+      writeWord(a, at, version);
+      expect(call(machine, a, HYPERVISOR_grant_table_op, GNTTABOP_set_version, at, 1)).toBe(0);
+      expect(field(machine.xen, a.domid, DOM.XENHEAP_PAGES)).toBe(before + (version - 1));
+      sound(machine);
+    }
   });
 });
 

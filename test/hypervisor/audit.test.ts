@@ -11,6 +11,7 @@ import { GNTST_okay } from "../../shared/status.ts";
 import { DomId } from "../../shared/units.ts";
 import { HOLE, inUse, PLANTED } from "./audit-planted.ts";
 import { inUseIommu, PLANTED_IOMMU } from "./audit-planted-iommu.ts";
+import { inUsePv, PLANTED_PV } from "./audit-planted-pv.ts";
 import { inUseX86, PLANTED_X86 } from "./audit-planted-x86.ts";
 import { setEntry, unmapOne } from "./grants.ts";
 
@@ -48,6 +49,18 @@ describe("one fault planted in an IOMMU", () => {
     const state = inUseIommu();
     plant(state);
     expect(audit(state.xen).join("\n")).toMatch(finding);
+  });
+});
+
+test("an x86 machine with PV domains in use is consistent", () => {
+  expect(audit(inUsePv().machine.xen)).toEqual([]);
+});
+
+describe("one fault planted in a PV domain", () => {
+  test.each(PLANTED_PV)("%s is found", (_what, finding, plant) => {
+    const state = inUsePv();
+    plant(state);
+    expect(audit(state.machine.xen).join("\n")).toMatch(finding);
   });
 });
 

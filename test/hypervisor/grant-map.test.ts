@@ -18,6 +18,7 @@ import {
   GTF_writing,
 } from "../../shared/abi/grant.ts";
 import { DOMID_SELF, HYPERVISOR_grant_table_op } from "../../shared/abi/xen.ts";
+import { DOM, DYING_ALIVE, DYING_DYING, domainOf } from "../../shared/layout.ts";
 import { ACCESS_OK, ACCESS_READ, ACCESS_WRITE } from "../../shared/mmu.ts";
 import { p2m_grant_map_ro, p2m_grant_map_rw } from "../../shared/pte.ts";
 import {
@@ -303,6 +304,17 @@ test("hypervisor case 31: two references at one gfn; the first unmap is refused 
   expect(unmapOne(machine, mapper, { handle: first.handle, address })).toBe(GNTST_general_error);
   expect(unmapOne(machine, mapper, { handle: second.handle, address })).toBe(GNTST_okay);
   expect(unmapOne(machine, mapper, { handle: first.handle, address })).toBe(GNTST_okay);
+  expect(audit(machine.xen)).toEqual([]);
+});
+
+test("hypervisor case 33: of a mapper that is dying already the P2M takes nothing, and nothing is left", () => {
+  const { machine, granter, mapper } = pair();
+  setEntry(machine, granter, 8, GTF_permit_access, mapper.domid, granter.ram);
+  const dying = domainOf(machine.xen.layout, mapper.domid) + DOM.DYING;
+  machine.xen.words[dying] = DYING_DYING;
+  expect(mapOne(machine, mapper, op(granter)).status).toBe(GNTST_general_error);
+  expect(entryFlags(machine, granter, 8)).toBe(GTF_permit_access);
+  machine.xen.words[dying] = DYING_ALIVE;
   expect(audit(machine.xen)).toEqual([]);
 });
 
