@@ -21,7 +21,7 @@ import {
   dumpMachine,
 } from "../../toolstack/dump.ts";
 import { WHATS, type What } from "../../toolstack/dump-section.ts";
-import { domctl, testDevice, trio } from "../hypervisor/domains.ts";
+import { create, domctl, testDevice, trio } from "../hypervisor/domains.ts";
 import { connected, inFifo } from "../hypervisor/fifo-calls.ts";
 import { argumentAddress, mapOne, setEntry, unmapOne } from "../hypervisor/grants.ts";
 import {
@@ -258,6 +258,24 @@ test("a device's context, its identity entries, its faults and its cached transl
   });
   const root = (rowsOf(machine, dom0, "iommu") as readonly { table: number }[])[0]?.table;
   expect(root).toBe(mfnAt(xen.layout, xen.words[xen.layout.lines + 32 + 7] ?? -1));
+});
+
+test("a device that nobody has is in quarantine, and its owner's table is a second one where tables are separate", () => {
+  const domains = [testDom0({ iommu: true }), testDomain("late", { iommu: true, atBoot: false })];
+  const machine = bootTestMachine({
+    ...testModel(domains, { devices: [testDevice("late")] }),
+    arch: "x86",
+    iommu: { mode: "on", tables: "separate", quarantine: "scratch-page" },
+  });
+  const { strayDevices } = dumpOf(machine, ["iommu"]);
+  expect(strayDevices).toMatchObject([{ mode: "translated", tableOf: "scratch page", owner: -1 }]);
+  const domid = create(machine, 1);
+  expect(dumpOf(machine, ["iommu"]).strayDevices).toEqual([]);
+  const { sections } = domainOf(machine, domid);
+  expect(sections.iommu).toMatchObject([{ owner: domid, context: domid, tableOf: "own table" }]);
+  const pages = (rows: readonly object[] = []): number =>
+    rows.reduce((sum, row) => sum + (row as { count: number }).count, 0);
+  expect(pages(sections.iommuTable)).toBe(pages(sections.p2m));
 });
 
 test("the text has a head for each domain, one table a section, and long lists in one line", () => {
