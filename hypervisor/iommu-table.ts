@@ -124,11 +124,13 @@ function failed(xen: Xen, domid: DomId): number {
   return -ENOMEM;
 }
 
+/** Whether some domain is to be crashed: looked at between any two handlers. */
+export const hasFailed = (xen: Xen): boolean =>
+  at(xen.words, xen.layout.invalidations + QUEUE.FAILURES) !== 0;
+
 /** Domains that are to be crashed, once each. */
 export function takeFailed(xen: Xen): readonly DomId[] {
-  const failures = xen.layout.invalidations + QUEUE.FAILURES;
-  if (at(xen.words, failures) === 0) return [];
-  xen.words[failures] = 0;
+  xen.words[xen.layout.invalidations + QUEUE.FAILURES] = 0;
   const domids: DomId[] = [];
   for (let domid = 0; domid < xen.model.limits.domains; domid++) {
     if (field(xen, domid, IOMMU_DOMAIN.FAILED) === 0) continue;

@@ -45,7 +45,7 @@ import { unpauseDomain } from "./domctl.ts";
 import { flushDone } from "./flush.ts";
 import { refusalOf } from "./inject.ts";
 import { initDevices } from "./iommu-devices.ts";
-import { resetIommuDomain, takeFailed } from "./iommu-table.ts";
+import { hasFailed, resetIommuDomain, takeFailed } from "./iommu-table.ts";
 import { deferredDeadline, flushDeferred, isDeferredDue } from "./iotlb.ts";
 import { crashDomain } from "./p2m-insert.ts";
 import { isPollOver, pollDeadline } from "./sched-op.ts";
@@ -119,11 +119,16 @@ export function step(xen: Xen): boolean {
   if (slot === NOT_PRESENT) return false;
   xen.work.cursor = slot + 1 < xen.work.bits.length * 32 ? slot + 1 : 0;
   serve(xen, slot);
+  if (hasFailed(xen)) crashFailed(xen);
+  reapDomains(xen);
+  return true;
+}
+
+/** Domains whose IOMMU table could not follow do not go on. */
+function crashFailed(xen: Xen): void {
   for (const domid of takeFailed(xen)) {
     if (isPresent(xen, domid) && !isDying(xen, domid)) crashDomain(xen, NOT_PRESENT, domid);
   }
-  reapDomains(xen);
-  return true;
 }
 
 /** Whether `step` would do something. */

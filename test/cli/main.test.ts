@@ -157,6 +157,18 @@ test("a dry run starts nothing and says what would run", () => {
   expect(stderr).toContain("would run");
 });
 
+test("a file may choose every part of the IOMMU, and the same bytes arrive", () => {
+  const own =
+    "{ mode: on, tables: separate, quarantine: scratch-page, invalidation: queue, iotlb: { entries: 64, flush: lazy } }";
+  const file = write("iommu.yaml", STORY.replace("{ mode: on }", own));
+  expect(call("run", file, "--engine", "explore", "--seed", "7").status).toBe(0);
+  const set = ["--set", "machine.iommu.tables=shared", "--set", "machine.iommu.iotlb.entries=65"];
+  expect(refusal("run", file, ...set)).toEqual([
+    4,
+    "gfn2mfn: --set machine.iommu.iotlb.entries: 65 is not a power of two from 1 to 256",
+  ]);
+});
+
 test("an explored run gives the same JSON document twice, and nothing else on stdout", () => {
   const args = ["run", story, "--engine", "explore", "--seed", "7", "--json"];
   const [one, other] = [call(...args), call(...args)];
