@@ -49,6 +49,8 @@ const JOBS: Readonly<Record<JobName, Load>> = {
   "explore-grants": async () => (await explore()).grantSteps(),
   "explore-hundred": async () => (await explore()).hundredSteps(),
   "explore-fresh": async () => (await explore()).freshMachines(),
+  "explore-story": async () => (await import("./jobs/story.ts")).schedules(),
+  "explore-story-steps": async () => (await import("./jobs/story.ts")).steps(),
 };
 
 const TURNS_MAX = 1 << 24;

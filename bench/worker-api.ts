@@ -56,7 +56,9 @@ export type JobName =
   | "explore-points"
   | "explore-grants"
   | "explore-hundred"
-  | "explore-fresh";
+  | "explore-fresh"
+  | "explore-story"
+  | "explore-story-steps";
 
 /** What a worker times. */
 export interface Job {

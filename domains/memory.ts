@@ -53,7 +53,12 @@ export const POINT: PointTrap = { kind: TRAP_POINT, name: "access", inside: fals
  * The place before an access, or the one between its translation and its use, where a flush may wait for its end. Only the
  * explorer asks for it.
  */
-const pointAt = (address: number, access: number, name: string, inside: boolean): PointTrap => ({
+export const pointAt = (
+  address: number,
+  access: number,
+  name: string,
+  inside: boolean,
+): PointTrap => ({
   kind: TRAP_POINT,
   name,
   inside,

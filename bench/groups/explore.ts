@@ -7,6 +7,10 @@ import type { Bench } from "../yardsticks.ts";
 
 export async function exploreRows(bench: Bench): Promise<readonly Row[]> {
   const mapping = await bench.measure("explore-grants", {}, "G");
+  const step = await startProbe("explore-points");
+  const schedule = await bench.measure("explore-story", {}, step);
+  const storyStep = await bench.measure("explore-story-steps", {}, step);
+  await step.close();
   const run = await startProbe("explore-hundred");
   const fresh = await bench.measure("explore-fresh", {}, run);
   await run.close();
@@ -22,6 +26,24 @@ export async function exploreRows(bench: Bench): Promise<readonly Row[]> {
         note: `${short(1e9 / mapping.measured.p50)} steps/s`,
       },
       mapping,
+    ),
+    rowOf(
+      {
+        name: "focused schedule: fresh machine, run, checks",
+        unit: "us",
+        scale: 1000,
+        yardstick: "empty step",
+        note: `${short(1e9 / schedule.measured.p50)} schedules/s; aimed at: 5000`,
+      },
+      schedule,
+    ),
+    rowOf(
+      {
+        name: "focused schedule, a step",
+        yardstick: "empty step",
+        note: `${short(1e9 / storyStep.measured.p50)} points/s`,
+      },
+      storyStep,
     ),
     rowOf(
       {
