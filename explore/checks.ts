@@ -147,8 +147,9 @@ const NOTHING: Findings = { broken: [], known: [] };
 function someInsideOther(xen: Xen): boolean {
   for (let slot = 0; slot < xen.model.limits.slots; slot++) {
     const frame = lineField(xen, slot, LINE.INSIDE) - 1;
-    if (frame >= 0 && isRamFrame(xen, frame) && frameOwner(xen, frame) !== slotDomain(xen, slot))
-      return true;
+    if (frame < 0 || !isRamFrame(xen, frame)) continue;
+    const owner = frameOwner(xen, frame);
+    if (owner === NOT_PRESENT || owner !== slotDomain(xen, slot)) return true;
   }
   return false;
 }

@@ -3,6 +3,23 @@ import type { Mutant } from "./mutant.ts";
 
 export const FRAME_MUTANTS: readonly Mutant[] = [
   {
+    id: "M10",
+    name: "version-change-under-op",
+    origin: "XSA-501",
+    mechanism:
+      "a table is not looked at again after the gap in which its status pages were flushed",
+    patches: [
+      {
+        file: "hypervisor/grant-set-version.ts",
+        from: "      answer = checkVersion(xen, domid, wanted, limit);\n",
+        to: "",
+      },
+    ],
+    story: "version-under-map",
+    depth: 2,
+    caughtBy: ["I-12", "I-13", "I-15", "I-16", "I-33"],
+  },
+  {
     id: "M12",
     name: "status-freed-while-mapped",
     origin: "XSA-255",
@@ -73,6 +90,22 @@ export const FRAME_MUTANTS: readonly Mutant[] = [
     caughtBy: ["I-41", "L-7"],
   },
   {
+    id: "M25",
+    name: "removal-result-ignored",
+    origin: "XSA-222",
+    mechanism: "a page whose removal fails for want of a table page is freed anyway",
+    patches: [
+      {
+        file: "hypervisor/memory-reservation.ts",
+        from: "  const former = p2mRemoveMapping(xen, domid, gfn, frame);\n  if (former < 0) {\n    putPage",
+        to: "  const former = Math.max(0, p2mRemoveMapping(xen, domid, gfn, frame));\n  if (former < 0) {\n    putPage",
+      },
+    ],
+    story: "split-block",
+    depth: 1,
+    caughtBy: ["I-12"],
+  },
+  {
     id: "M26",
     name: "flush-deferred-past-free",
     origin: "XSA-346",
@@ -87,6 +120,22 @@ export const FRAME_MUTANTS: readonly Mutant[] = [
     story: "move-page",
     depth: 2,
     caughtBy: ["I-09", "I-12"],
+  },
+  {
+    id: "M29",
+    name: "detach-without-flush",
+    origin: "XSA-442",
+    mechanism: "a device loses its context without a flush of what it has cached of it",
+    patches: [
+      {
+        file: "hypervisor/iommu-context.ts",
+        from: "  if (startFlushOf(xen, slot, deviceSlot(xen, device)) > 0) yield GAP_FLUSH;\n",
+        to: "",
+      },
+    ],
+    story: "kill-device-owner",
+    depth: 2,
+    caughtBy: ["I-09", "I-37", "I-38"],
   },
   {
     id: "M35",

@@ -1,5 +1,6 @@
 /** The focused stories by name: what `gfn2mfn explore` knows besides scenarios, and what the mutants are shown with. */
 import type { Story } from "../story.ts";
+import { killDeviceOwnerStory } from "./devices.ts";
 import { portsFullStory, resetStory, sendStory, unmaskStory } from "./events.ts";
 import {
   copyMappedStory,
@@ -27,9 +28,10 @@ import {
   poolStory,
   quotaStory,
   refusedResourceStory,
+  splitBlockStory,
 } from "./pages.ts";
 import { ringIndexStory, ringRequestStory, ringSleepStory } from "./ring.ts";
-import { movePageStory, statusFreedStory } from "./x86.ts";
+import { movePageStory, statusFreedStory, versionUnderMapStory } from "./x86.ts";
 
 export const STORIES: readonly Story[] = [
   revokeStory,
@@ -62,6 +64,9 @@ export const STORIES: readonly Story[] = [
   ringRequestStory,
   movePageStory,
   statusFreedStory,
+  versionUnderMapStory,
+  splitBlockStory,
+  killDeviceOwnerStory,
 ];
 
 export const storyNamed = (name: string): Story | undefined =>

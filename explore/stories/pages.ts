@@ -132,6 +132,39 @@ export const noTableStory: Story = {
   sometimes: { "it was refused": (notes) => notes.done === 0 },
 };
 
+/** M25: a page that cannot be taken out of its block stays the domain's. */
+export const splitBlockStory: Story = {
+  name: "split-block",
+  about:
+    "A gives up a page in the middle of a block, and there is no page for the table that this takes",
+  model: () =>
+    smallModel({
+      machine: { banks: [{ base: 0x4000_0000, size: 8 * 1024 ** 2 }] },
+      domains: [{}, { memoryPages: 1024, p2mPoolPages: 6 }],
+    }),
+  setUp: [
+    {
+      name: "A",
+      domain: A,
+      program: function* (guest) {
+        // Room below the limit first, out of the second block; then every table page that is left goes.
+        for (let page = 0; page < 8; page++) yield* release(guest, RAM + 1016 + page);
+        for (let table = 1; table <= 8; table++) yield* populate(guest, 0x80000 + table * 512);
+      },
+    },
+  ],
+  tasks: [
+    {
+      name: "A",
+      domain: A,
+      program: function* (guest, notes) {
+        notes.released = yield* release(guest, RAM + 100);
+      },
+    },
+  ],
+  sometimes: { "it was refused": (notes) => notes.released === 0 },
+};
+
 /** M39: a refused call leaves nothing held. */
 export const refusedResourceStory: Story = {
   name: "refused-resource",

@@ -3,16 +3,18 @@
  * Ours; the shapes are those of stress spec 11.1 and 11.2.
  */
 import { addToPhysmap, freshArguments, grantTableOp } from "../../domains/hypercalls.ts";
-import { GNTTABOP_set_version } from "../../shared/abi/grant.ts";
+import { storeWord } from "../../domains/memory.ts";
+import { GNTTABOP_set_version, GTF_permit_access } from "../../shared/abi/grant.ts";
 import { XENMAPSPACE_gmfn, XENMAPSPACE_grant_table } from "../../shared/abi/memory.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
 import type { Program } from "../../shared/trap.ts";
-import { type Guest, tryLoad } from "../raw-guest.ts";
+import { type Guest, map, tryLoad } from "../raw-guest.ts";
 import type { Story, StoryTask } from "../story.ts";
-import { A, HOLE, RAM, smallModel } from "./machines.ts";
+import { A, B, GRANT_GFN, HOLE, RAM, smallModel } from "./machines.ts";
 
 const STATUS = 0x8000_0000;
 const PAGE = RAM + 10;
+const REF = 8;
 
 const x86 = { machine: { arch: "x86", ipaBits: 44 } } as const;
 
@@ -54,6 +56,54 @@ export const statusFreedStory: Story = {
       },
     },
   ],
+};
+
+/** M10: a table that is in use when its domain comes back from a gap does not change its version. */
+export const versionUnderMapStory: Story = {
+  name: "version-under-map",
+  about: "A goes back to version 1 and waits for a flush while B maps one of its grants",
+  model: () => smallModel({ ...x86, domains: [{}, { vcpus: 2 }, {}] }),
+  setUp: [
+    versionTwo,
+    {
+      name: "A",
+      domain: A,
+      program: function* (guest) {
+        yield* addToPhysmap(guest.caller, XENMAPSPACE_grant_table, 0, GRANT_GFN);
+        const entry = GRANT_GFN * PAGE_SIZE + 16 * REF;
+        yield* storeWord(guest.cpu, entry + 8, PAGE);
+        yield* storeWord(guest.cpu, entry, GTF_permit_access | (B << 16));
+      },
+    },
+  ],
+  tasks: [
+    {
+      name: "A.0",
+      domain: A,
+      program: function* (guest, notes) {
+        notes.answer = yield* setVersion(guest, 1);
+      },
+    },
+    {
+      name: "A.1",
+      domain: A,
+      vcpu: 1,
+      program: function* (guest) {
+        yield* tryLoad(guest, HOLE * PAGE_SIZE);
+      },
+    },
+    {
+      name: "B",
+      domain: B,
+      program: function* (guest, notes) {
+        notes.status = (yield* map(guest, A, REF, HOLE)).status;
+      },
+    },
+  ],
+  sometimes: {
+    "B was first": (notes) => notes.status === 0 && notes.answer !== 0,
+    "A was first": (notes) => notes.status !== 0 && notes.answer === 0,
+  },
 };
 
 /** M26: a page that another one is moved over is held until nobody can reach it through its old entry. */
