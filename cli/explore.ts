@@ -25,11 +25,14 @@ import {
 import { openMutated } from "../toolstack/mutant-hook.ts";
 import { openStatusLine, type StatusLine } from "../toolstack/status-line.ts";
 import { alignTable } from "../toolstack/table.ts";
+import { exploreScenario } from "./explore-scenario.ts";
 import { quoted } from "./machine-options.ts";
 import { mutants } from "./mutants.ts";
 
 export interface ExploreOptions {
-  readonly schedules: number;
+  /** By default many of a story, few of a scenario. */
+  readonly schedules?: number;
+  readonly variant?: readonly string[];
   readonly strategy: string;
   readonly seed: number;
   readonly first: number;
@@ -45,6 +48,8 @@ export interface ExploreOptions {
   readonly progress: boolean;
 }
 
+const STORY_SCHEDULES = 10_000;
+const SCENARIO_SCHEDULES = 20;
 /** Runs between two looks at the event loop. */
 const SLICE = 500;
 
@@ -56,8 +61,13 @@ export async function explore(wish: string | undefined, options: ExploreOptions)
   const mutant = mutantNamed(options.mutant);
   const name = wish ?? mutant?.story;
   if (name === undefined) return listStories(options);
-  const known = STORIES.map((story) => story.name);
-  if (!known.includes(name)) throw new UsageError(unknownName("story", name, known));
+  if (!STORIES.some((story) => story.name === name)) {
+    if (mutant !== undefined) throw new UsageError(`--mutant: ${name} is no focused story`);
+    return exploreScenario(name, {
+      ...options,
+      schedules: options.schedules ?? SCENARIO_SCHEDULES,
+    });
+  }
   const story = await openMutated(mutant, name, hypervisorOf(options.set ?? []));
   const status = openStatusLine(process.stderr, options.progress);
   let stopped = false;
@@ -82,7 +92,7 @@ async function inSlices(
   status: StatusLine,
   stopped: () => boolean,
 ): Promise<NamedExploration> {
-  const { schedules, seed, strategy, first } = options;
+  const { schedules = STORY_SCHEDULES, seed, strategy, first } = options;
   const open = story.open({ schedules, seed, strategy, first });
   if (open === undefined) {
     throw new UsageError(unknownName("strategy", strategy, STRATEGY_NAMES));
@@ -108,7 +118,8 @@ function commandOf(name: string, options: ExploreOptions, { failure }: Explorati
   const again = (strategy: string, seed: number, schedules: number): string =>
     `npm run -s gfn2mfn -- explore ${name}${mutant} --strategy '${strategy}' --seed ${seed} --schedules ${schedules}`;
   if (options.record !== undefined) return `npm run -s gfn2mfn -- replay ${quoted(options.record)}`;
-  if (failure === undefined) return again(options.strategy, options.seed, options.schedules);
+  if (failure === undefined)
+    return again(options.strategy, options.seed, options.schedules ?? STORY_SCHEDULES);
   // An enumeration has to be walked to the run; a walk is decided by its seed.
   const walked = /^(delay|preempt|dpor|guided|faults)/.test(failure.strategy) || failure.everyStep;
   return walked

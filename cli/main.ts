@@ -198,15 +198,20 @@ function litmusCommand(): Command {
 
 function exploreCommand(): Command {
   return new Command("explore")
-    .description("many schedules of one focused story in one thread, or the catalogue of mutants")
-    .argument("[story]", "without it: the stories, one line each")
-    .option("--schedules <n>", "runs, at most", positive, 10_000)
+    .description("many schedules of a focused story or a scenario, or the catalogue of mutants")
+    .argument("[story]", "a story or a scenario; without it: the stories, one line each")
+    .option(
+      "--schedules <n>",
+      "runs, at most (default: 10,000 of a story, 20 of a scenario)",
+      positive,
+    )
+    .option("--variant <name>", "of a scenario: only this variant; repeatable", words)
     .option("--strategy <name>", "portfolio, random, pct(2), preempt(2), dpor, ...", "portfolio")
     .option("--seed <n>", "seed of the exploration; of one run, with --schedules 1", seed, 1)
     .option("--first <n>", "number of the first run, from 0", whole, 0)
     .option("--record <file>", "write a failure for `replay`")
     .option("--html <file>", "write a failure's report as one HTML page")
-    .option("--set <path=value>", "machine.hypervisor=strict", setting)
+    .option("--set <path=value>", "override a field; of a story: machine.hypervisor", setting)
     .option("--mutant <id>", "explore the sources with this bug in them")
     .option("--mutants [ids]", "every bug of the catalogue, or those named: M01,M09")
     .option("--seeds <n>", "campaign seeds of each mutant", positive, 20)

@@ -48,7 +48,11 @@ export async function bootExplored(
   const host = openHost(diskFileOf(prepared.choice.parameters));
   const names = new Map<number, string>();
   const recording = options.recorder === undefined ? undefined : recordExplored(options.recorder);
-  const over = recording === undefined ? {} : { chosen: recording.chosen };
+  const { scheduler } = options;
+  const over = {
+    ...(recording === undefined ? {} : { chosen: recording.chosen }),
+    ...(scheduler === undefined ? {} : { scheduler, points: true }),
+  };
   const machine = exploredMachine(prepared, host, names, over);
   return {
     run: async () => {
@@ -72,7 +76,7 @@ export function exploredMachine(
   prepared: Prepared,
   host: Host,
   names: Map<number, string>,
-  over: Pick<Partial<ExploreOptions>, "scheduler" | "chosen"> = {},
+  over: Pick<Partial<ExploreOptions>, "scheduler" | "chosen" | "points"> = {},
 ): Machine {
   const { resolved, choice } = prepared;
   return buildMachine(resolved.model, {
@@ -80,7 +84,7 @@ export function exploredMachine(
     scheduler: randomScheduler(PERSISTENCE),
     points: false,
     partOf: (machine, slot) => {
-      const part = partOf(machine, slot, prepared, host);
+      const part = partOf(machine, slot, prepared, host, over.points === true);
       if (part !== undefined) names.set(slot, part.name);
       return part;
     },
@@ -92,10 +96,16 @@ const lineWord = (machine: Machine, slot: number, field: number): number =>
   at(machine.words, lineOf(machine.layout, slot) + field);
 
 /** What runs on a slot that has come to life: a kernel on vCPU 0 of a domain that runs, or a device. */
-function partOf(machine: Machine, slot: number, prepared: Prepared, host: Host): Part | undefined {
+function partOf(
+  machine: Machine,
+  slot: number,
+  prepared: Prepared,
+  host: Host,
+  points: boolean,
+): Part | undefined {
   const number = lineWord(machine, slot, LINE.NUMBER);
   const kind = lineWord(machine, slot, LINE.KIND);
-  if (kind === SLOT_KIND_DEVICE) return devicePart(machine, number, host);
+  if (kind === SLOT_KIND_DEVICE) return devicePart(machine, number, host, points);
   if (kind !== SLOT_KIND_VCPU || number !== 0) return undefined;
   const domid = lineWord(machine, slot, LINE.DOMAIN);
   const { words, layout, memory, model } = machine;
@@ -106,7 +116,7 @@ function partOf(machine: Machine, slot: number, prepared: Prepared, host: Host):
   const program = programs[index];
   const boot = bootInfoOf(model, index, domid);
   const mmu = new Mmu(words, memory, layout, slot);
-  const cpu = { mmu, words, layout, slot, points: false, boot };
+  const cpu = { mmu, words, layout, slot, points, boot };
   return {
     name: domain.name,
     program: runDomain(cpu, function* (kernel) {
@@ -117,11 +127,11 @@ function partOf(machine: Machine, slot: number, prepared: Prepared, host: Host):
   };
 }
 
-function devicePart(machine: Machine, index: number, host: Host): Part {
+function devicePart(machine: Machine, index: number, host: Host, points: boolean): Part {
   const { words, memory, layout, model } = machine;
   return {
     name: item(model.devices, index).name,
-    program: bootDevice({ words, memory, layout, index, points: false }, host.sizeBytes),
+    program: bootDevice({ words, memory, layout, index, points }, host.sizeBytes),
     mustFinish: false,
     host,
   };

@@ -3,6 +3,7 @@
  * The runner (run.ts) knows nothing else of them.
  * Ours.
  */
+import type { Scheduler } from "../explore/scheduler.ts";
 import type { Layout } from "../shared/layout.ts";
 import type { MachineMemory, Words } from "../shared/mem.ts";
 import type { Report } from "../shared/scenario.ts";
@@ -47,6 +48,8 @@ export interface EngineOptions {
   readonly progress: (text: string) => void;
   /** Where the run is written down. */
   readonly recorder?: Recorder;
+  /** One-thread engine: who chooses instead of the seeded walk; every access is a point then. */
+  readonly scheduler?: Scheduler;
   /** Delays the programs of a threaded machine at their points. */
   readonly delaySeed?: number;
 }

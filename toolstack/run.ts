@@ -5,6 +5,7 @@
  * Ours.
  */
 
+import type { Scheduler } from "../explore/scheduler.ts";
 import { openHost } from "../platform/host.ts";
 import { WorkerDeath } from "../platform/node.ts";
 import type { Row } from "../shared/scenario.ts";
@@ -53,6 +54,8 @@ export interface RunControl {
   readonly signal: AbortSignal;
   /** Where the run is written down; only one variant may run then. */
   readonly recorder?: Recorder;
+  /** One-thread engine: who chooses instead of the seeded walk; every access is a point then. */
+  readonly scheduler?: Scheduler;
   /** Delays the programs of a threaded machine at their points. */
   readonly delaySeed?: number;
 }
@@ -126,6 +129,7 @@ function bootAt(
     signal: control.signal,
     progress: (text) => watch.progress(prepared, text),
     ...(control.recorder === undefined ? {} : { recorder: control.recorder }),
+    ...(control.scheduler === undefined ? {} : { scheduler: control.scheduler }),
     ...(control.delaySeed === undefined ? {} : { delaySeed: control.delaySeed }),
   };
   const booting = boot(prepared, options);

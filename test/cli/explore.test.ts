@@ -1,0 +1,118 @@
+// explore, replay and stress as a person calls them: documents, exit codes, and the command that shows a failure again.
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, describe, expect, test } from "vitest";
+
+const MAIN = fileURLToPath(new URL("../../cli/main.ts", import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), "gfn2mfn-explore-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function gfn2mfn(...args: readonly string[]) {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [MAIN, ...args], {
+    encoding: "utf8",
+  });
+  return { status, stdout, stderr };
+}
+
+describe("explore", () => {
+  test("lists the focused stories", () => {
+    const { status, stdout } = gfn2mfn("explore", "--json");
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout).stories).toContainEqual({
+      name: "revoke",
+      about: expect.any(String),
+    });
+  });
+
+  test("prints the catalogue of mutants in one document", () => {
+    const { status, stdout } = gfn2mfn("explore", "--mutants", "M06,M05", "--seeds", "2", "--json");
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toEqual({
+      mutants: [
+        {
+          id: "M06",
+          found: true,
+          seeds: 2,
+          schedulesMedian: expect.any(Number),
+          schedulesMax: expect.any(Number),
+          budget: 400,
+          check: "I-13",
+          forcedSwitches: 0,
+        },
+      ],
+      outOfReach: [{ id: "M05", why: expect.stringContaining("lanes") }],
+    });
+  });
+
+  test("says when an enumeration has finished", () => {
+    const { status, stdout } = gfn2mfn("explore", "copy-pinned", "--strategy", "dpor");
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/nothing found; finished/);
+    const limited = gfn2mfn("explore", "revoke", "--strategy", "dpor", "--schedules", "5");
+    expect(limited.stdout).toMatch(/not finished/);
+  });
+
+  test("explores a whole scenario, with the machine's kernels", () => {
+    const { status, stdout } = gfn2mfn("explore", "which-address", "--schedules", "2", "--json");
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ schedules: 2, failures: [] });
+  });
+
+  test.each([
+    [["explore", "revoke", "--strategy", "dpr"], 'unknown strategy "dpr"; did you mean "dpor"?'],
+    [["explore", "--mutants", "M64"], 'unknown mutant "M64"'],
+    [["explore", "revoke", "--set", "machine.memory=1MiB"], "--set: a story has no machine.memory"],
+    [["stress", "revoke", "sned"], 'unknown story "sned"; did you mean "send"?'],
+  ])("%j is refused in one line", (args, line) => {
+    const { status, stderr } = gfn2mfn(...args);
+    expect(status).toBe(2);
+    expect(stderr.trim().split("\n").at(-1)).toContain(line);
+  });
+});
+
+describe("a failure", () => {
+  const file = join(folder, "m01.json");
+  const page = join(folder, "m01.html");
+
+  test("is told, written and made again", () => {
+    const found = gfn2mfn("explore", "--mutant", "M01", "--record", file, "--html", page);
+    expect(found.status).toBe(5);
+    expect(found.stdout).toMatch(/^FAIL I-/);
+    expect(found.stdout).toContain(`again: npm run -s gfn2mfn -- replay ${file}`);
+    expect(readFileSync(page, "utf8")).toMatch(/^<!doctype html>/);
+    const again = gfn2mfn("replay", file);
+    expect(again.status).toBe(5);
+    expect(again.stdout).toContain("the failure of the recording");
+    expect(again.stdout).not.toContain("diverged");
+  });
+
+  test("has a command that shows it again without a file", () => {
+    const found = gfn2mfn("explore", "--mutant", "M09", "--json");
+    const { command, failure } = JSON.parse(found.stdout);
+    const words: readonly string[] = command.split(" -- ")[1].replaceAll("'", "").split(" ");
+    const again = JSON.parse(gfn2mfn(...words, "--json").stdout);
+    expect(again.failure.traceHash).toBe(failure.traceHash);
+  });
+
+  test("of a file that is none is a set-up error", () => {
+    const none = join(folder, "none.json");
+    writeFileSync(none, "{}");
+    const { status, stderr } = gfn2mfn("replay", none);
+    expect(status).toBe(4);
+    expect(stderr).toContain("is no recording of the format schedule/1");
+  });
+});
+
+describe("stress", () => {
+  test("goes on from its file", () => {
+    const state = join(folder, "campaign.json");
+    const args = ["stress", "copy-pinned", "--jobs", "1", "--state", state, "--json"];
+    const first = JSON.parse(gfn2mfn(...args, "--schedules", "2000").stdout);
+    const second = JSON.parse(gfn2mfn(...args, "--schedules", "4000").stdout);
+    expect([first.schedules, second.schedules]).toEqual([2000, 4000]);
+    expect(second).toMatchObject({ blind: null, failures: [] });
+  });
+});
