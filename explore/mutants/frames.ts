@@ -6,13 +6,12 @@ export const FRAME_MUTANTS: readonly Mutant[] = [
     id: "M10",
     name: "version-change-under-op",
     origin: "XSA-501",
-    mechanism:
-      "a table is not looked at again after the gap in which its status pages were flushed",
+    mechanism: "a gap stands between the look at the table's pins and the change of its version",
     patches: [
       {
         file: "hypervisor/grant-set-version.ts",
-        from: "      answer = checkVersion(xen, domid, wanted, limit);\n",
-        to: "",
+        from: "    const hidden = wanted === 1 && hideStatusFrames(xen, domid);\n",
+        to: "    const hidden = wanted === 1 && hideStatusFrames(xen, domid);\n    if (hidden && startFlush(xen, caller.slot, domid) > 0) yield GAP_FLUSH;\n",
       },
     ],
     story: "version-under-map",
@@ -28,8 +27,8 @@ export const FRAME_MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: "hypervisor/grant-set-version.ts",
-        from: "    if (wanted === 1 && hideStatusFrames(xen, domid)) {\n",
-        to: "    if (wanted === 2 && hideStatusFrames(xen, domid)) {\n",
+        from: "    const hidden = wanted === 1 && hideStatusFrames(xen, domid);\n",
+        to: "    const hidden = wanted === 3 && hideStatusFrames(xen, domid);\n",
       },
     ],
     story: "status-freed",
