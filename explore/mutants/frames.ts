@@ -227,6 +227,22 @@ export const FRAME_MUTANTS: readonly Mutant[] = [
     caughtBy: ["I-23", "I-04", "I-13", "I-15", "L-1", "L-6"],
   },
   {
+    id: "M56",
+    name: "id-reuse",
+    origin: "classic",
+    mechanism: "a dead domain's number is free although others still refer to the domain",
+    patches: [
+      {
+        file: "hypervisor/domain-death.ts",
+        from: "    if (domainField(xen, domid, DOM.REFS) !== 0) continue;\n",
+        to: "",
+      },
+    ],
+    story: "id-reuse",
+    depth: 1,
+    caughtBy: ["I-04", "I-14", "I-16", "I-23", "I-28"],
+  },
+  {
     id: "M57",
     name: "two-lists",
     origin: "classic",

@@ -19,6 +19,7 @@ import {
   killMapperStory,
   lifeStory,
   manyMappingsStory,
+  reuseStory,
   scrubStory,
 } from "./life.ts";
 import {
@@ -67,6 +68,7 @@ export const STORIES: readonly Story[] = [
   versionUnderMapStory,
   splitBlockStory,
   killDeviceOwnerStory,
+  reuseStory,
 ];
 
 export const storyNamed = (name: string): Story | undefined =>

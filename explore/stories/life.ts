@@ -186,6 +186,49 @@ export const dyingAcquiresStory: Story = {
       : [],
 };
 
+/** M56: a domain's number is nobody else's as long as something of it is in use. */
+export const reuseStory: Story = {
+  name: "id-reuse",
+  about:
+    "A is destroyed and other domains come and go, while B still has a page of A mapped and then unmaps it",
+  model: () => smallModel({ domains: [{}, {}, {}, { atBoot: false }] }),
+  setUp: [
+    grantOne,
+    {
+      name: "B",
+      domain: B,
+      program: function* (guest, notes) {
+        notes.handle = (yield* map(guest, A, REF, HOLE)).handle;
+      },
+    },
+  ],
+  tasks: [
+    {
+      name: "B",
+      domain: B,
+      program: function* (guest, notes) {
+        notes.status = yield* unmap(guest, HOLE, notes.handle ?? 0);
+      },
+    },
+  ],
+  others: [
+    {
+      name: "toolstack",
+      slot: 0,
+      program: function* (_machine, notes) {
+        yield* control(CONTROL_DOMCTL, XEN_DOMCTL_destroydomain, A);
+        for (let life = 0; life < 3 && notes.reused === undefined; life++) {
+          const domid = yield* control(CONTROL_CREATE, 3);
+          if (domid === A) notes.reused = 1;
+          else yield* control(CONTROL_DOMCTL, XEN_DOMCTL_destroydomain, domid);
+        }
+      },
+    },
+  ],
+  auditEveryStep: true,
+  sometimes: { "the number was used again": (notes) => notes.reused === 1 },
+};
+
 /** M62: a domain's life costs the hypervisor nothing for good. */
 export const lifeStory: Story = {
   name: "life",
