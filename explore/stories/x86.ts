@@ -15,7 +15,6 @@ import { A, B, GRANT_GFN, HOLE, RAM, smallModel } from "./machines.ts";
 const STATUS = 0x8000_0000;
 const PAGE = RAM + 10;
 const REF = 8;
-const _CANARY = 0xca7a;
 
 const x86 = { machine: { arch: "x86", ipaBits: 44 } } as const;
 
