@@ -210,6 +210,12 @@ export function takePin(
   xen.words[xen.layout.actPin + row] = pin + increment;
 }
 
+/** The table is gone, with the pins of handles that nobody could give back. */
+export function forgetPins(xen: Xen, domid: number): void {
+  const first = xen.layout.actPin + entryRow(xen, domid, 0);
+  xen.words.fill(0, first, first + xen.model.limits.grantFrames * GRANT_ENTRIES_PER_FRAME);
+}
+
 /** Counts one access out, of the host or of a device, and lets the granter see it. */
 export function releasePin(
   xen: Xen,

@@ -11,6 +11,7 @@ import {
   GTF_type_mask,
   GTF_writing,
 } from "../shared/abi/grant.ts";
+import { DOMID_INVALID } from "../shared/abi/xen.ts";
 import { at } from "../shared/assert.ts";
 import { DOM, mfnAt } from "../shared/layout.ts";
 import {
@@ -68,6 +69,7 @@ export function pins(xen: Xen, census: Census): string[] {
 /** Every live handle names an entry that exists, is granted to the mapper, and grants a whole page. */
 export function grantees(xen: Xen, census: Census): string[] {
   return census.handles.flatMap(({ mapper, handle, granter, ref, frame }) => {
+    if (granter === DOMID_INVALID) return [];
     if (frame < 0)
       return [`handle ${handle} of domain ${mapper} names a grant that does not exist`];
     const grantee = activeDomid(xen, granter, ref);
@@ -253,7 +255,8 @@ function identityEntry(xen: Xen, domid: DomId, frame: number, writable: boolean)
 /** Whoever is named as a granter is still there: its domain outlives every mapping of its pages. */
 export const granters = (xen: Xen, census: Census): string[] =>
   census.handles
-    .filter(({ granter }) => !isPresent(xen, granter))
+    // A PV mapper's handle without an entry names nobody once the granter is gone.
+    .filter(({ granter }) => !isPresent(xen, granter) && granter !== DOMID_INVALID)
     .map(
       ({ mapper, handle, granter }) =>
         `handle ${handle} of domain ${mapper} outlives its granter ${granter}`,

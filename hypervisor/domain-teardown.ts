@@ -27,7 +27,7 @@ import { MAPTRACK_PER_FRAME, NOT_PRESENT, RECORD_WORDS, TEARDOWN_GAP } from "../
 import { isForeign } from "../shared/pte.ts";
 import { ESRCH } from "../shared/status.ts";
 import type { DomId } from "../shared/units.ts";
-import { activeFrame, grantFrame, releasePin } from "./active-entry.ts";
+import { activeFrame, forgetPins, grantFrame, releasePin } from "./active-entry.ts";
 import { closeAllPorts } from "./event-close.ts";
 import { startFlushOf } from "./flush.ts";
 import { frameOwner, isAllocated, nextFrame, putPage, putPageAllocRef } from "./frame-table.ts";
@@ -36,10 +36,10 @@ import { releaseHolds } from "./hold-list.ts";
 import { identityForget, needIommuMapping } from "./iommu.ts";
 import { detachDevices } from "./iommu-devices.ts";
 import { freeIommuRoot, freeIommuTables } from "./iommu-table.ts";
-import { setTrackFlags, trackDomid, trackFlags, trackRef } from "./maptrack.ts";
+import { forgetGranter, setTrackFlags, trackDomid, trackFlags, trackRef } from "./maptrack.ts";
 import { clearP2mRoot, drainP2mPool, freeP2mRoot, freeP2mTables, p2mClear } from "./p2m.ts";
 import { scanP2m } from "./p2m-scan.ts";
-import { isPinned, isPv, putPageAndType, putPageType, setPinned } from "./page-type.ts";
+import { hasTypes, isPinned, isPv, putPageAndType, putPageType, setPinned } from "./page-type.ts";
 import { deviceIsTyped, hostIsTyped } from "./pv-grant.ts";
 import { endPoll } from "./sched-op.ts";
 import {
@@ -206,6 +206,12 @@ function* relinquishMappings(xen: Xen, domid: DomId): Stage {
 
 /** The last reference on the domain is gone: its own pages of the Xen heap, and its row. */
 export function freeDomain(xen: Xen, domid: DomId): void {
+  if (hasTypes(xen)) {
+    for (let mapper = 0; mapper < xen.model.limits.domains; mapper++) {
+      if (isPresent(xen, mapper) && isPv(xen, mapper)) forgetGranter(xen, mapper as DomId, domid);
+    }
+    forgetPins(xen, domid);
+  }
   for (let n = domainField(xen, domid, DOM.GRANT_FRAMES) - 1; n >= 0; n--) {
     freeXenPage(xen, grantFrame(xen, domid, n));
   }

@@ -40,6 +40,7 @@ import { holdPage, holdUnmap, releaseHolds } from "./hold-list.ts";
 import { identityUnmap, needIommuMapping } from "./iommu.ts";
 import { putHandle, setTrackFlags, trackDomid, trackFlags, trackRef } from "./maptrack.ts";
 import { entryFrame, entryType, forgetXenHeapGfn, p2mLookup, p2mRemoveMapping } from "./p2m.ts";
+import { crashDomain } from "./p2m-insert.ts";
 import { isPv } from "./page-type.ts";
 import { profileOf } from "./profile.ts";
 import { deviceIsTyped, hostIsTyped, replaceGrantPte } from "./pv-grant.ts";
@@ -139,8 +140,11 @@ function unmapHalves(xen: Xen, caller: Caller, asked: Unmap): number {
   const flags = trackFlags(xen, mapper, handle);
   if (flags === 0) return GNTST_bad_handle;
   const granter = domainById(xen, trackDomid(xen, mapper, handle));
-  // A granter's struct domain outlives every mapping of its pages, so a live handle always finds it.
-  if (granter === undefined) return GNTST_general_error;
+  // A granter's struct domain outlives every mapping of its pages, but a PV mapper may have dropped its entry itself.
+  if (granter === undefined) {
+    crashDomain(xen, caller.slot, mapper);
+    return GNTST_general_error;
+  }
   if (!mayGrant(xen, caller, granter)) return GNTST_permission_denied;
   const ref = trackRef(xen, mapper, handle);
   if (ref >= grantEntries(xen, granter)) return GNTST_bad_handle;

@@ -5,6 +5,7 @@
  * one is empty. Freed handles go to the tail: first in, first out, so a stale handle is not reused at once.
  * Behaviour: xen/common/grant_table.c, get_maptrack_handle(), put_maptrack_handle(), steal_maptrack_handle().
  */
+import { DOMID_INVALID } from "../shared/abi/xen.ts";
 import { at } from "../shared/assert.ts";
 import { DOM } from "../shared/layout.ts";
 import { MAPTRACK_PER_FRAME, NOT_PRESENT } from "../shared/limits.ts";
@@ -43,6 +44,19 @@ export function publishHandle(
 export function setTrackFlags(xen: Xen, domid: number, handle: number, flags: number): void {
   xen.words[xen.layout.trackFlags + rowOf(xen, domid, handle)] = flags;
   if (flags === 0) addDomainField(xen, domid, DOM.MAPPINGS, -1);
+}
+
+/**
+ * A granter is gone. A live handle that still names it has no page reference any more: a PV mapper has dropped the entry by
+ * itself. It names nobody from here on, so that no later domain of that id is taken for it.
+ */
+export function forgetGranter(xen: Xen, mapper: DomId, granter: number): void {
+  const limit = domainField(xen, mapper, DOM.MAPTRACK_LIMIT);
+  for (let handle = 0; handle < limit; handle++) {
+    if (trackFlags(xen, mapper, handle) === 0) continue;
+    if (trackDomid(xen, mapper, handle) !== granter) continue;
+    xen.words[xen.layout.trackDomid + rowOf(xen, mapper, handle)] = DOMID_INVALID;
+  }
 }
 
 /** No list yet: the columns are NOT_PRESENT from creation on. */

@@ -35,7 +35,7 @@ import {
   GNTST_okay,
 } from "../../shared/status.ts";
 import { hypercallTrap, setRecord } from "../../shared/trap.ts";
-import { domctl } from "./domains.ts";
+import { domctl, field } from "./domains.ts";
 import { argumentAddress, entryFlags, map, mapOne, setEntry } from "./grants.ts";
 import { probe, readWord, writeGuest, writeWord } from "./harness.ts";
 import {
@@ -144,6 +144,20 @@ describe("a grant mapping of a PV guest", () => {
     expect(frameReferences(machine.xen, frame)).toBe(2);
     sound(machine);
     expect(unmapHalves(machine, b, [{ handle, host: V0 * 4096 }])).toEqual([GNTST_general_error]);
+  });
+
+  it("whose entry was dropped holds nobody, and its unmap crashes the mapper once the granter is gone", () => {
+    const { machine, a, b, mapAt } = granted();
+    const { handle } = mapAt(V0);
+    expect(updateVa(machine, b, V0, undefined)).toBe(0);
+    expect(domctl(machine, XEN_DOMCTL_destroydomain, a.domid)).toBe(0);
+    expect(field(machine.xen, a.domid, DOM.STATE)).toBe(0);
+    expect(activePin(machine.xen, a.domid, REF)).toBe(0);
+    sound(machine);
+    unmapHalves(machine, b, [{ handle, host: V0 * 4096 }], false);
+    expect(field(machine.xen, b.domid, DOM.SHUTDOWN)).toBeGreaterThan(0);
+    expect(domctl(machine, XEN_DOMCTL_destroydomain, b.domid)).toBe(0);
+    sound(machine);
   });
 
   it("is undone as a whole in any order of its addresses when both have the same frame", () => {

@@ -181,8 +181,9 @@ export function unmapHalves(
   machine: TestMachine,
   actor: Actor,
   ops: readonly Halves[],
+  survives = true,
 ): readonly number[] {
-  return unmapWith(machine, actor, GNTTABOP_unmap_grant_ref, ops);
+  return unmapWith(machine, actor, GNTTABOP_unmap_grant_ref, ops, survives);
 }
 
 /** unmap_and_replace: `device` is the address whose entry takes the mapping's place. */
@@ -194,6 +195,7 @@ function unmapWith(
   actor: Actor,
   cmd: number,
   ops: readonly Halves[],
+  survives = true,
 ): readonly number[] {
   const bytes = new Uint8Array(ops.length * UNMAP_SIZE);
   const view = new DataView(bytes.buffer);
@@ -205,6 +207,7 @@ function unmapWith(
   const at = argumentAddress(actor);
   writeGuest(actor, at, bytes);
   call(machine, actor, HYPERVISOR_grant_table_op, cmd, at, ops.length);
+  if (!survives) return [];
   const out = new DataView(readGuest(actor, at, bytes.length).buffer);
   return ops.map((_, i) => out.getInt16(i * UNMAP_SIZE + 20, true));
 }
