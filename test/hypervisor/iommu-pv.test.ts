@@ -64,7 +64,7 @@ describe.each(["separate", "shared"] as const)("with %s tables", (tables) => {
     expect(recount(from)).toEqual([]);
   });
 
-  test("a page table is out of a device's reach", () => {
+  test("XSA-288: an entry follows the page's type, so a page table is out of a device's reach", () => {
     const from = pv(tables);
     // The last pages of the RAM are page tables.
     expect(dma(from.drvDisk, from.mfnOf(PAGES - 1), ACCESS_WRITE)).toBe(FAULT_TRANSLATION);
@@ -104,7 +104,7 @@ test("hypervisor case 56: a mapping of both halves counts once, and loses its en
   expect(dma(drvDisk, mfn, ACCESS_WRITE)).toBe(ACCESS_OK);
 });
 
-test("a page that is writable no more is out of reach at once, though the device had it in its IOTLB", () => {
+test("XSA-285: a page that is writable no more is out of reach at once, though the device had it in its IOTLB", () => {
   const from = pv();
   const { machine, drv, drvDisk } = from;
   expect(dma(drvDisk, from.mfnOf(5), ACCESS_WRITE)).toBe(ACCESS_OK);
