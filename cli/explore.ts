@@ -7,7 +7,12 @@ import { writeFileSync } from "node:fs";
 import type { Exploration } from "../explore/exploration.ts";
 import { MUTANTS } from "../explore/mutants/catalogue.ts";
 import type { Mutant } from "../explore/mutants/mutant.ts";
-import type { NamedExploration, NamedStory } from "../explore/named.ts";
+import {
+  faultyNames,
+  isStoryName,
+  type NamedExploration,
+  type NamedStory,
+} from "../explore/named.ts";
 import { reportLines } from "../explore/report.ts";
 import { htmlReport } from "../explore/report-html.ts";
 import { STORIES } from "../explore/stories/catalogue.ts";
@@ -39,6 +44,8 @@ export interface ExploreOptions {
   readonly record?: string;
   readonly html?: string;
   readonly set?: readonly Setting[];
+  /** Every fault, at every point of the calm run. */
+  readonly faults?: true;
   /** A bug of the catalogue to explore with. */
   readonly mutant?: string;
   readonly mutants?: string | true;
@@ -53,6 +60,18 @@ const SCENARIO_SCHEDULES = 20;
 /** Runs between two looks at the event loop. */
 const SLICE = 500;
 
+/** The story with each fault in turn; the first failure ends it. */
+async function exploreFaults(name: string, options: ExploreOptions): Promise<number> {
+  const names = faultyNames(name);
+  if (names.length === 0) throw new UsageError(`--faults: ${name} has no room for a fault`);
+  const { faults: _faults, ...rest } = options;
+  for (const faulty of names) {
+    const code = await explore(faulty, { ...rest, strategy: "faults" });
+    if (code !== EXIT_SUCCESS) return code;
+  }
+  return EXIT_SUCCESS;
+}
+
 export async function explore(wish: string | undefined, options: ExploreOptions): Promise<number> {
   if (options.mutants !== undefined) {
     if (wish !== undefined) throw new UsageError("--mutants brings its own stories");
@@ -61,7 +80,8 @@ export async function explore(wish: string | undefined, options: ExploreOptions)
   const mutant = mutantNamed(options.mutant);
   const name = wish ?? mutant?.story;
   if (name === undefined) return listStories(options);
-  if (!STORIES.some((story) => story.name === name)) {
+  if (options.faults === true) return exploreFaults(name, options);
+  if (!isStoryName(name)) {
     if (mutant !== undefined) throw new UsageError(`--mutant: ${name} is no focused story`);
     return exploreScenario(name, {
       ...options,
@@ -116,7 +136,7 @@ function commandOf(name: string, options: ExploreOptions, { failure }: Explorati
   const strict = hypervisorOf(options.set ?? []) === "strict" ? ` --set ${HYPERVISOR}=strict` : "";
   const mutant = (options.mutant === undefined ? "" : ` --mutant ${options.mutant}`) + strict;
   const again = (strategy: string, seed: number, schedules: number): string =>
-    `npm run -s gfn2mfn -- explore ${name}${mutant} --strategy '${strategy}' --seed ${seed} --schedules ${schedules}`;
+    `npm run -s gfn2mfn -- explore ${quoted(name)}${mutant} --strategy '${strategy}' --seed ${seed} --schedules ${schedules}`;
   if (options.record !== undefined) return `npm run -s gfn2mfn -- replay ${quoted(options.record)}`;
   if (failure === undefined)
     return again(options.strategy, options.seed, options.schedules ?? STORY_SCHEDULES);

@@ -4,12 +4,11 @@
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { MUTANTS } from "../explore/mutants/catalogue.ts";
-import type { NamedStory } from "../explore/named.ts";
+import { isStoryName, type NamedStory } from "../explore/named.ts";
 import { pointsHash } from "../explore/points.ts";
 import { REPLAY_FORMAT, type ReplayFile } from "../explore/replay-file.ts";
 import { reportLines } from "../explore/report.ts";
 import { htmlReport } from "../explore/report-html.ts";
-import { storyNamed } from "../explore/stories/catalogue.ts";
 import { buildOf } from "../toolstack/build-hash.ts";
 import { EXIT_EXPECTATION, EXIT_SETUP, EXIT_SUCCESS, SetupError } from "../toolstack/exit-codes.ts";
 import { openMutated } from "../toolstack/mutant-hook.ts";
@@ -62,7 +61,7 @@ export async function replay(path: string, options: ReplayOptions): Promise<numb
 
 async function storyOf(file: ReplayFile): Promise<NamedStory> {
   const { name } = file.scenario;
-  if (storyNamed(name) === undefined) throw new SetupError(`no story is named "${name}" any more`);
+  if (!isStoryName(name)) throw new SetupError(`no story is named "${name}" any more`);
   const [id] = file.config.mutants;
   const mutant = MUTANTS.find((one) => one.id === id);
   if (id !== undefined && mutant === undefined)

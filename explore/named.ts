@@ -11,6 +11,7 @@ import {
   type OpenExploration,
   openExploration,
 } from "./exploration.ts";
+import { faultsOf, withFault } from "./faults.ts";
 import { type Build, type ReplayFile, replay, replayFileOf } from "./replay-file.ts";
 import { type Report, reportOf } from "./report.ts";
 import { type Shrunk, shrink } from "./shrink.ts";
@@ -46,12 +47,28 @@ export interface NamedStory {
   replay(file: ReplayFile): NamedReplay;
 }
 
-/** A story that is booted once and explored as often as wanted. */
+/** What stands between a story's name and that of the fault in it. */
+const WITH = " + ";
+
+/** Names of a story with each of its faults; none: nobody knows the story. */
+export function faultyNames(name: string): readonly string[] {
+  const story = storyNamed(name);
+  return story === undefined ? [] : faultsOf(story).map((fault) => `${name}${WITH}${fault.name}`);
+}
+
+/** Whether a story has that name, with a fault in it or without. */
+export const isStoryName = (name: string): boolean =>
+  storyNamed(name) !== undefined || faultyNames(name.split(WITH)[0] ?? "").includes(name);
+
+/** A story that is booted once and explored as often as wanted; `revoke + kill A` is one with a fault in it. */
 export function openStory(
   name: string,
   hypervisor: MachineModel["hypervisor"] = "faithful",
 ): NamedStory {
-  const story = storyNamed(name);
+  const [base = "", fault] = name.split(WITH);
+  const plain = storyNamed(base);
+  const found = plain && faultsOf(plain).find((one) => one.name === fault);
+  const story = plain !== undefined && found !== undefined ? withFault(plain, found) : plain;
   if (story === undefined) throw new EmulatorBug(`no story is named ${name}`);
   const prepared = prepareStory(story, hypervisor);
   return {

@@ -68,6 +68,8 @@ export interface Story {
    * recorded choice a read-modify-write, instead of a forced switch each.
    */
   readonly hostileWords?: true;
+  /** Nobody must come to an end: whoever they wait for may have been killed. */
+  readonly mayWait?: true;
   /** A handler that makes too many accesses between two gaps is at fault (L-7). */
   readonly boundedWork?: true;
   /** The whole audit runs after each step of the hypervisor, not only at the end. */
@@ -224,7 +226,8 @@ function partsOf(prepared: PreparedStory, notes: Notes, without: readonly string
     const task = story.tasks.find((one) => one.domain === domain && (one.vcpu ?? 0) === vcpu);
     if (task === undefined || without.includes(task.name)) return undefined;
     const guest = rawGuest(machine, domain, vcpu, callers);
-    return { name: task.name, program: task.program(guest, notes), mustFinish: true };
+    const mustFinish = story.mayWait !== true;
+    return { name: task.name, program: task.program(guest, notes), mustFinish };
   };
 }
 
@@ -236,7 +239,7 @@ function assignOthers(
 ): void {
   for (const { name, slot, program, isFault } of story.others ?? []) {
     if (without.includes(name)) continue;
-    const mustFinish = isFault !== true;
+    const mustFinish = isFault !== true && story.mayWait !== true;
     assign(machine, slot, { name, program: program(machine, notes), mustFinish });
   }
 }

@@ -1,5 +1,6 @@
 /** The focused stories by name: what `gfn2mfn explore` knows besides scenarios, and what the mutants are shown with. */
 import type { Story } from "../story.ts";
+import { adversaryStory } from "./adversary.ts";
 import { killDeviceOwnerStory } from "./devices.ts";
 import { portsFullStory, resetStory, sendStory, unmaskStory } from "./events.ts";
 import {
@@ -68,6 +69,7 @@ export const STORIES: readonly Story[] = [
   versionUnderMapStory,
   splitBlockStory,
   killDeviceOwnerStory,
+  adversaryStory,
   reuseStory,
 ];
 
