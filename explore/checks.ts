@@ -41,6 +41,15 @@ export const INVARIANT_IDS: Readonly<Record<string, string>> = {
   walkers: "I-37",
   tablePages: "I-35",
   deadDomains: "I-23",
+  singleGfns: "I-11",
+  grantFrames: "I-12",
+  ownTables: "I-07",
+  contexts: "I-37",
+  typeCounts: "I-05",
+  tablesReadOnly: "I-05",
+  foreignPtes: "I-08",
+  machineToPhys: "I-10",
+  pvTranslations: "I-09",
   eventPairs: "I-28",
   fifoState: "I-29",
   pollers: "I-27",
@@ -107,8 +116,10 @@ export function stateKey(image: MachineImage): number {
   const { words, layout, memory, bootWords } = image;
   let one = 0x811c9dc5;
   let other = 0x2545f491;
+  const typed = layout.frameType !== NOT_PRESENT;
   const ranges = [
     [layout.frameCount, layout.frameGeneration],
+    typed ? [layout.frameType, layout.frameDma] : [0, 0],
     [layout.holds, layout.samples],
     [layout.domains, layout.faults],
   ] as const;
@@ -121,7 +132,8 @@ export function stateKey(image: MachineImage): number {
     }
   }
   for (const frame of memory.dirty) {
-    const plain = (words[layout.frameOwner + frame] ?? -1) >= 0;
+    // Where pages have types, a guest's own pages may be its page tables.
+    const plain = !typed && (words[layout.frameOwner + frame] ?? -1) >= 0;
     if (plain && ((words[layout.frameCount + frame] ?? 0) & PGC_xen_heap) === 0) continue;
     const content = memory.hash(frame, frame + 1);
     // The order in which frames were written says nothing.

@@ -19,6 +19,59 @@ export const GRANT_MUTANTS: readonly Mutant[] = [
     caughtBy: ["I-09", "I-13", "I-17"],
   },
   {
+    id: "M02",
+    name: "double-put-handle",
+    origin: "XSA-218",
+    mechanism: "whether nothing is left of a handle is looked at after the flush, by every caller",
+    patches: [
+      {
+        file: "hypervisor/grant-unmap.ts",
+        from: "    if (startFlush(xen, caller.slot, caller.domid) > 0) yield GAP_FLUSH;\n    releaseHolds(xen, caller.slot);\n    if (faulted)",
+        to: "    const last = xen.args.u32(UNMAP_HANDLE);\n    if (startFlush(xen, caller.slot, caller.domid) > 0) yield GAP_FLUSH;\n    releaseHolds(xen, caller.slot);\n    if (trackFlags(xen, caller.domid, last) === 0) putHandle(xen, caller.domid, last);\n    if (faulted)",
+      },
+      {
+        file: "hypervisor/grant-unmap.ts",
+        from: "  setTrackFlags(xen, mapper, handle, 0);\n  putHandle(xen, mapper, handle);\n",
+        to: "  setTrackFlags(xen, mapper, handle, 0);\n",
+      },
+    ],
+    story: "halves-race",
+    depth: 3,
+    caughtBy: ["I-14"],
+  },
+  {
+    id: "M03",
+    name: "device-kind-dropped-unasked",
+    origin: "XSA-224",
+    mechanism: "giving the host half back drops the device half's page reference too",
+    patches: [
+      {
+        file: "hypervisor/grant-unmap.ts",
+        from: "    left &= ~GNTMAP_host_map;\n",
+        to: "    left &= ~GNTMAP_host_map;\n    if ((flags & GNTMAP_device_map) !== 0) holdPage(xen, caller.slot, frame);\n",
+      },
+    ],
+    story: "halves",
+    depth: 1,
+    caughtBy: ["I-04", "I-07"],
+  },
+  {
+    id: "M04",
+    name: "one-ref-for-two-kinds",
+    origin: "XSA-224",
+    mechanism: "mapping both halves takes a single type reference",
+    patches: [
+      {
+        file: "hypervisor/pv-grant.ts",
+        from: "  const types =\n    (device && deviceIsTyped(xen, flags) ? 1 : 0) +\n",
+        to: "  const types =\n    (device && !host && deviceIsTyped(xen, flags) ? 1 : 0) +\n",
+      },
+    ],
+    story: "halves",
+    depth: 1,
+    caughtBy: ["I-05"],
+  },
+  {
     id: "M06",
     name: "copy-clears-device-use",
     origin: "XSA-230",

@@ -3,17 +3,9 @@ import type { OutOfReach } from "./mutant.ts";
 
 const LANES = "needs two lanes of the hypervisor inside one handler at once; there is one lane";
 const PAGE_TYPES = "page types and pins are those of x86 PV, which the focused stories do not run";
-const HALVES = "needs host and device halves of one mapping, which are those of x86 PV";
 const TRANSFER = "no story transfers a page";
 
 export const OUT_OF_REACH_ROWS: readonly OutOfReach[] = [
-  { id: "M02", name: "double-put-handle", why: HALVES },
-  {
-    id: "M03",
-    name: "device-kind-dropped-unasked",
-    why: HALVES,
-  },
-  { id: "M04", name: "one-ref-for-two-kinds", why: HALVES },
   { id: "M05", name: "maptrack-steal-race", why: LANES },
   { id: "M07", name: "transitive-no-recheck", why: LANES },
   { id: "M08", name: "ref-put-before-unpin", why: LANES },

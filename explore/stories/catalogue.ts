@@ -32,6 +32,7 @@ import {
   refusedResourceStory,
   splitBlockStory,
 } from "./pages.ts";
+import { halvesRaceStory, halvesStory } from "./pv.ts";
 import { ringIndexStory, ringRequestStory, ringSleepStory } from "./ring.ts";
 import { movePageStory, statusFreedStory, versionUnderMapStory } from "./x86.ts";
 
@@ -70,6 +71,8 @@ export const STORIES: readonly Story[] = [
   splitBlockStory,
   killDeviceOwnerStory,
   adversaryStory,
+  halvesStory,
+  halvesRaceStory,
   reuseStory,
 ];
 
