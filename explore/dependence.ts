@@ -98,7 +98,8 @@ export function traceSteps(machine: Machine, image: MachineImage): Trace {
       if (choice !== HYPERVISOR) {
         const state = machine.actors[choice]?.state;
         wasCalling = state === "calling";
-        touched.add(read(lineName(choice)));
+        // It may enter or leave an access, and a flush looks at that.
+        touched.add(written(lineName(choice)));
         if (state === "blocked") touched.add(read(eventName(choice)));
         return;
       }
