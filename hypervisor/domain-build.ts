@@ -228,6 +228,9 @@ function abandon(xen: Xen, domid: DomId): void {
   freeDomain(xen, domid);
 }
 
+/** Number of the first page of its RAM; those of a PV domain are counted from 0. */
+const firstPage = ({ guest, ramGfn }: DomainModel): number => (guest === "pv" ? 0 : ramGfn);
+
 /** Frames of the domain's static ranges, as many as it has pages: gfn == mfn, or from ramGfn up. */
 function giveStaticMemory(xen: Xen, domid: DomId, model: DomainModel): number {
   let given = 0;
@@ -238,7 +241,7 @@ function giveStaticMemory(xen: Xen, domid: DomId, model: DomainModel): number {
     for (let frame = first; frame < first + count; frame++) {
       if (!isReserved(xen, frame)) return -ENOMEM;
     }
-    const gfn = model.directMapped ? mfn : model.ramGfn + given;
+    const gfn = model.directMapped ? mfn : firstPage(model) + given;
     const error = giveRun(xen, domid, gfn, first, count);
     if (error !== 0) return error;
     given += count;
@@ -250,7 +253,7 @@ function giveStaticMemory(xen: Xen, domid: DomId, model: DomainModel): number {
 function giveHeapMemory(xen: Xen, domid: DomId, model: DomainModel): number {
   let blocks = xen.model.allocator === "contiguous";
   for (let given = 0; given < model.memoryPages; ) {
-    const gfn = model.ramGfn + given;
+    const gfn = firstPage(model) + given;
     const order = blocks && gfn % 512 === 0 && model.memoryPages - given >= 512 ? 9 : 0;
     const allowed = claimsAllow(xen, domid, 2 ** order);
     const first = allowed ? allocHeapFrames(xen, order) : NOT_PRESENT;

@@ -137,6 +137,7 @@ function draftOf<Kernel>(
     runs,
     ...limits,
     ...grantVersionOf(path, spec, around.arch),
+    ...guestOf(path, spec, around.arch),
     ...virtioOf(path, spec.virtio, names),
     staticMemory,
     ramGfn:
@@ -167,6 +168,22 @@ function grantVersionOf<Kernel>(
   if (maxGrantVersion === undefined) return {};
   if (arch === "x86" || maxGrantVersion === 1) return { maxGrantVersion };
   throw new ScenarioError(`${path}.maxGrantVersion`, "arm64 has version 1 only");
+}
+
+function guestOf<Kernel>(
+  path: string,
+  { guest, kind, runs }: DomainSpec<Kernel>,
+  arch: MachineModel["arch"],
+): Pick<DomainModel, "guest"> {
+  if (guest === undefined) return {};
+  const refuse = (why: string): never => {
+    throw new ScenarioError(`${path}.guest`, why);
+  };
+  if (arch === "arm64") refuse("arm64 has one kind of guest");
+  if (guest === "pvh") return {};
+  if (kind !== "domU" || runs !== false)
+    refuse("there is no kernel for a pv guest: a domU, runs: false");
+  return { guest };
 }
 
 interface Draft extends Omit<DomainModel, "grantTableGfn" | "extendedRegions"> {

@@ -137,6 +137,8 @@ export interface DomainSpec<Kernel> {
   readonly iommu?: boolean;
   readonly privileged?: boolean;
   readonly maxGrantFrames?: number;
+  /** Of x86: `pvh`, translated, by default; `pv` has page tables of its own, and no kernel here: `runs` is false. */
+  readonly guest?: "pv" | "pvh";
   /** Highest version of its grant table; arm64 has version 1 only. */
   readonly maxGrantVersion?: 1 | 2;
   readonly maxMaptrackFrames?: number;

@@ -49,7 +49,8 @@ const hex32 = (word: number): string => (word >>> 0).toString(16).padStart(8, "0
 /** Follows the table whose root is at frame index `root`, for one frame number. */
 export function walkTable(view: View, root: number, frame: number): Walk {
   const { layout, words, memory } = view;
-  if (frame >= rootGfnEnd(layout)) return { ...NOWHERE, steps: [] };
+  // A PV domain has no such table.
+  if (root === NOT_PRESENT || frame >= rootGfnEnd(layout)) return { ...NOWHERE, steps: [] };
   const steps: WalkStep[] = [];
   let level = rootLevel(layout);
   let table = root + Math.floor(frame / (TABLE_ENTRIES * levelFrames(level)));

@@ -111,6 +111,7 @@ const domainFields = {
   iommu: z.boolean().optional(),
   privileged: z.boolean().optional(),
   maxGrantFrames: z.int().optional(),
+  guest: z.enum(["pv", "pvh"]).optional(),
   maxGrantVersion: z.union([z.literal(1), z.literal(2)]).optional(),
   maxMaptrackFrames: z.int().optional(),
   maxEvtchnPort: z.int().optional(),

@@ -201,6 +201,21 @@ describe("a refusal names the field and the nearest known name", () => {
       "domains.a.mapping: no translated domain of x86 is direct-mapped",
     ],
     [
+      "a pv guest on arm64",
+      () => refusal({ ...story, domains: { a: { kind: "domU", guest: "pv", runs: false } } }),
+      "domains.a.guest: arm64 has one kind of guest",
+    ],
+    [
+      "a pv guest that is to run a kernel",
+      () =>
+        refusal({
+          ...story,
+          machine: { arch: "x86" },
+          domains: { a: { kind: "domU", guest: "pv" } },
+        }),
+      "domains.a.guest: there is no kernel for a pv guest: a domU, runs: false",
+    ],
+    [
       "version 2 of grant tables on arm64",
       () => refusal({ ...story, domains: { a: { kind: "domU", maxGrantVersion: 2 } } }),
       "domains.a.maxGrantVersion: arm64 has version 1 only",
