@@ -36,7 +36,7 @@ export const GRANT_MUTANTS: readonly Mutant[] = [
       },
     ],
     story: "halves-race",
-    depth: 3,
+    depth: 2,
     caughtBy: ["I-14"],
   },
   {

@@ -15,7 +15,8 @@ import type { Notes, Story, StoryTask } from "../story.ts";
 import { A, B, smallModel } from "./machines.ts";
 
 const REF = 8;
-const PAGE = 5;
+/** Pages of A that B is granted, by consecutive references. */
+const PAGES: readonly number[] = [5, 6];
 /** A virtual page behind the RAM, with a table for it and nothing in it. */
 const HOST = 1024;
 
@@ -37,9 +38,12 @@ const grantSetUp: StoryTask = {
   program: function* ({ machine, slot }) {
     const { words, memory, layout, xen } = machine;
     const root = at(words, lineOf(layout, slot) + LINE.ROOT);
-    const frame = walkPv(layout, words, memory, root, PAGE) >>> 3;
-    memory.store(grantFrame(xen, A, 0), REF * 8 + 4, mfnAt(layout, frame));
-    memory.store(grantFrame(xen, A, 0), REF * 8, GTF_permit_access | (B << 16));
+    for (const [i, page] of PAGES.entries()) {
+      const frame = walkPv(layout, words, memory, root, page) >>> 3;
+      const entry = (REF + i) * 8;
+      memory.store(grantFrame(xen, A, 0), entry + 4, mfnAt(layout, frame));
+      memory.store(grantFrame(xen, A, 0), entry, GTF_permit_access | (B << 16));
+    }
   },
 };
 
@@ -77,13 +81,21 @@ export const halvesStory: Story = {
   sometimes: { "both halves were mapped": (notes) => notes.status === 0 },
 };
 
+/** B has a second page mapped besides, for itself only. */
+function* mapThree(guest: Guest, notes: Notes): Program {
+  yield* mapBoth(guest, notes);
+  const op = mapOp((HOST + 1) * PAGE_SIZE, GNTMAP_host_map, REF + 1, A);
+  yield* mapGrantRefs(guest.caller, [op]);
+  notes.other = op.handle;
+}
+
 /** M02: two halves that go at the same time free their handle once. */
 export const halvesRaceStory: Story = {
   name: "halves-race",
   about:
-    "B gives the host half back on one vCPU and the device half on another, while a third reads the page",
+    "B gives the two halves of a mapping back on two vCPUs, and another mapping on a third that has just read the page",
   model: pvModel,
-  setUp: [grantSetUp, { name: "B", domain: B, program: mapBoth }],
+  setUp: [grantSetUp, { name: "B", domain: B, program: mapThree }],
   tasks: [
     {
       name: "B.0",
@@ -94,13 +106,17 @@ export const halvesRaceStory: Story = {
       name: "B.1",
       domain: B,
       vcpu: 1,
-      program: (guest, notes) => unmapHalf(guest, notes, "device"),
+      program: function* (guest, notes) {
+        yield* tryLoad(guest, HOST * PAGE_SIZE);
+        const other = unmapOp((HOST + 1) * PAGE_SIZE, notes.other ?? 0);
+        yield* unmapGrantRefs(guest.caller, [other]);
+      },
     },
     {
       name: "B.2",
       domain: B,
       vcpu: 2,
-      program: (guest) => tryLoad(guest, HOST * PAGE_SIZE),
+      program: (guest, notes) => unmapHalf(guest, notes, "device"),
     },
   ],
 };
