@@ -10,6 +10,7 @@
 import { SCHEDOP_shutdown, SHUTDOWN_suspend } from "../shared/abi/sched.ts";
 import { HYPERVISOR_sched_op } from "../shared/abi/xen.ts";
 import type { Program } from "../shared/trap.ts";
+import { xenIrqResume } from "./event-eoi.ts";
 import { gnttabResume, gnttabSuspend } from "./grant-setup.ts";
 import { callWithArguments, freshArguments } from "./hypercalls.ts";
 import type { Caller, Kernel } from "./kernel.ts";
@@ -31,7 +32,7 @@ export function* hypervisorSuspend(caller: Caller): Program<number> {
 export function* xenSuspend(
   kernel: Kernel,
   suspend: Program<number>,
-  resumeIrqs: () => Program,
+  resumeIrqs: () => Program = () => xenIrqResume(kernel),
 ): Program<SuspendOutcome> {
   gnttabSuspend();
   const cancelled = yield* suspend;

@@ -1,12 +1,7 @@
 /** Event channels of a guest kernel: both ABIs, binding, late ends of interrupts, resume. */
 import { describe, expect, it } from "vitest";
 import { findDomain } from "../../domains/drivers/transfer-front.ts";
-import {
-  lateEoiThread,
-  XEN_EOI_FLAG_SPURIOUS,
-  xenIrqLateeoi,
-  xenIrqResume,
-} from "../../domains/event-eoi.ts";
+import { lateEoiThread, XEN_EOI_FLAG_SPURIOUS, xenIrqLateeoi } from "../../domains/event-eoi.ts";
 import { enterFifo } from "../../domains/event-fifo-setup.ts";
 import { JIFFY_MS, takePort } from "../../domains/event-state.ts";
 import { handleEvents } from "../../domains/event-upcall.ts";
@@ -31,6 +26,7 @@ import {
 } from "../../domains/hypercalls.ts";
 import { type Kernel, nowMs, report, spawnDaemon, wait, waitFor } from "../../domains/kernel.ts";
 import type { Cpu } from "../../domains/memory.ts";
+import { xenSuspend } from "../../domains/suspend.ts";
 import { readStoreNumber, writeStoreNode } from "../../domains/xenbus.ts";
 import {
   EVTCHNOP_reset,
@@ -84,6 +80,12 @@ function* loopback(kernel: Kernel, options = {}): Program<{ from: number; to: nu
   const to = yield* allocPort(kernel, DOMID_SELF, options);
   const from = yield* bindPort(kernel, DOMID_SELF, to);
   return { from, to };
+}
+
+/** Closes every port of the domain and leaves the FIFO ABI. */
+function* resetPorts(kernel: Kernel): Program<number> {
+  freshArguments(kernel, RESET_SIZE).setUint16(0, DOMID_SELF, true);
+  return yield* eventChannelOp(kernel, EVTCHNOP_reset, RESET_SIZE);
 }
 
 const ABIS: readonly EventAbi[] = ["fifo", "2-level"];
@@ -219,9 +221,7 @@ describe.each(ABIS)("events of a kernel in the %s ABI", (eventAbi) => {
         const { to } = yield* loopback(kernel);
         const free = kernel.memory.pages.freeCount;
         // What a suspend does to a domain's ports, and a soft reset too.
-        freshArguments(kernel, RESET_SIZE).setUint16(0, DOMID_SELF, true);
-        expect(yield* eventChannelOp(kernel, EVTCHNOP_reset, RESET_SIZE)).toBe(0);
-        yield* xenIrqResume(kernel);
+        expect((yield* xenSuspend(kernel, resetPorts(kernel))).cancelled).toBe(0);
         expect(kernel.events.abi).toBe(eventAbi);
         expect(kernel.memory.pages.freeCount).toBe(free);
         expect(info?.port).toBeGreaterThan(0);
