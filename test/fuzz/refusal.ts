@@ -79,6 +79,7 @@ const STATE_OF_LINE: readonly number[] = [
 ];
 /** What a crash changes: the slots of the domain, its reason, the toolstack's event and the pages it is told in. */
 const CRASH_TABLES: ReadonlySet<string> = new Set(["lines", "portState"]);
+const CRASH_COLUMNS: readonly number[] = [DOM.SHUTDOWN, DOM.PAUSE];
 
 const IGNORED_OF_DOMAIN: ReadonlySet<number> = new Set([
   DOM.XENHEAP_PAGES,
@@ -244,7 +245,9 @@ export class Refusals {
     const at = word - table.base;
     const text = `${table.name}[${at}]`;
     if (crashed && CRASH_TABLES.has(table.name)) return undefined;
-    if (crashed && table.name === "domains" && at % DOMAIN_WORDS === DOM.SHUTDOWN) return undefined;
+    if (crashed && table.name === "domains" && CRASH_COLUMNS.includes(at % DOMAIN_WORDS)) {
+      return undefined;
+    }
     const refs = limits.grantFrames * GRANT_ENTRIES_PER_FRAME;
     const handles = limits.maptrackFrames * MAPTRACK_PER_FRAME;
     switch (table.name) {
