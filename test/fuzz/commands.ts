@@ -17,8 +17,9 @@ import { anyEntry, type Entry, openEntry, storeEntry } from "./entries.ts";
 import { grantCall, useOfShared } from "./grant-calls.ts";
 import { memoryCall } from "./memory-calls.ts";
 import { controlCall, deviceCall, eventCall, otherCall } from "./other-calls.ts";
+import { pvCall } from "./pv-calls.ts";
 import type { Refusals } from "./refusal.ts";
-import { anyGfn, anyRef, anyWord, ONES, presentDomid } from "./values.ts";
+import { anyGfn, anyRef, anyWord, isPv, ONES, presentDomid } from "./values.ts";
 import { CONTROL_SLOT, Violation, type World } from "./world.ts";
 
 const KINDS = {
@@ -125,8 +126,11 @@ function ofVcpu(
       return request(world, refusals, command, slot, memoryCall(world, domid, draw), draw);
     case "eventOp":
       return request(world, refusals, command, slot, eventCall(world, domid, draw), draw);
-    case "otherOp":
-      return request(world, refusals, command, slot, otherCall(world, domid, draw), draw);
+    case "otherOp": {
+      const own = isPv(world.xen, domid) && !draw.once(3);
+      const call = own ? pvCall(world, domid, draw) : otherCall(world, domid, draw);
+      return request(world, refusals, command, slot, call, draw);
+    }
   }
 }
 
@@ -263,9 +267,10 @@ function isRefusal(
   if (answer < 0) {
     // A batch may have done the elements before the one that failed.
     if (statuses !== undefined && statuses.count !== 1) return false;
-    // A request that took its own argument away was done, and could not say so.
+    // A request that took its own argument away was done, and could not say so; nor could one whose argument lies in a
+    // page table of a PV guest, which is read and not written.
     return (
-      !reachable ||
+      (!reachable && !isPv(world.xen, domid)) ||
       call.memory.every(({ gaddr, bytes }) => reaches(world, domid, gaddr, bytes.length))
     );
   }

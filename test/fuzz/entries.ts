@@ -13,7 +13,7 @@ import { DOM } from "../../shared/layout.ts";
 import { GRANT_ENTRY_BYTES, GRANT_ENTRY_BYTES_V2, PAGE_SIZE } from "../../shared/limits.ts";
 import type { DomId } from "../../shared/units.ts";
 import type { Draw } from "./draw.ts";
-import { anyDomid, anyGfn, anyRef, anyWord, presentDomid, ramOf } from "./values.ts";
+import { anyDomid, anyGfn, anyRef, anyWord, hotFrame, presentDomid } from "./values.ts";
 import type { World } from "./world.ts";
 
 /** What a guest stores, in the fields of both versions; `second` is the cell of a window or of a way. */
@@ -55,7 +55,7 @@ export function anyEntry(world: World, domid: DomId, draw: Draw): Entry {
 /** An entry that lets `grantee` in: to a page of the granter's, to a part of one, or on to somebody else's entry. */
 export function openEntry(world: World, granter: DomId, grantee: number, draw: Draw): Entry {
   const { xen } = world;
-  const frame = ramOf(xen, granter).first + draw.below(8);
+  const frame = hotFrame(xen, granter, draw);
   const readonly = draw.once(4) ? GTF_readonly : 0;
   const header = GTF_permit_access | readonly | (grantee << 16);
   if (!isV2(xen, granter)) return { header, frame, second: 0 };

@@ -21,6 +21,7 @@ import {
   COPY_SOURCE,
   COPY_STATUS,
   GET_VERSION_SIZE,
+  GNTMAP_device_map,
   GNTTAB_CACHE_SOURCE_GREF,
   GNTTABOP_cache_flush,
   GNTTABOP_copy,
@@ -31,6 +32,7 @@ import {
   GNTTABOP_set_version,
   GNTTABOP_setup_table,
   GNTTABOP_swap_grant_ref,
+  GNTTABOP_transfer,
   GNTTABOP_unmap_and_replace,
   GNTTABOP_unmap_grant_ref,
   MAP_DOM,
@@ -56,6 +58,7 @@ import {
   SWAP_REF_B,
   SWAP_SIZE,
   SWAP_STATUS,
+  TRANSFER_SIZE,
   UNMAP_DEV_BUS_ADDR,
   UNMAP_HANDLE,
   UNMAP_HOST_ADDR,
@@ -79,6 +82,8 @@ import {
   anyRef,
   anyTarget,
   anyWord,
+  hotFrame,
+  isPv,
   ONES,
   ramOf,
 } from "./values.ts";
@@ -109,6 +114,7 @@ const SHAPES: Readonly<Record<number, Shape>> = {
   },
   [GNTTABOP_get_version]: { size: GET_VERSION_SIZE, status: -1, fill: fillWords },
   [GNTTABOP_swap_grant_ref]: { size: SWAP_SIZE, status: SWAP_STATUS, fill: fillSwap },
+  [GNTTABOP_transfer]: { size: TRANSFER_SIZE, status: 16, fill: fillTransfer },
   [GNTTABOP_cache_flush]: { size: CACHE_FLUSH_SIZE, status: -1, fill: fillFlush },
 };
 const UNKNOWN: Shape = { size: 48, status: -1, fill: fillWords };
@@ -137,8 +143,13 @@ export function grantCall(world: World, domid: DomId, draw: Draw): Call {
     args: [cmd, gaddr, count],
     memory: [{ gaddr, bytes }],
     statuses: { at: gaddr + shape.status, stride: shape.size, count, known: shape.status >= 0 },
+    ...(losesItsPage(world, domid, cmd) ? { partial: true } : {}),
   };
 }
+
+/** A page that cannot be given is lost, and an entry that could not be put elsewhere has been taken away, as in Xen. */
+const losesItsPage = ({ xen }: World, domid: DomId, cmd: number): boolean =>
+  cmd === GNTTABOP_transfer || (cmd === GNTTABOP_unmap_and_replace && isPv(xen, domid));
 
 function grantCommand(world: World, draw: Draw): number {
   switch (draw.below(32)) {
@@ -210,11 +221,17 @@ export function useOfShared(world: World, domid: DomId, shared: Shared, draw: Dr
 const mapFlags = (draw: Draw): number =>
   draw.once(10) ? (draw.once(3) ? anyWord(draw) : draw.below(64)) : draw.once(3) ? 6 : 2;
 
+/** A PV guest may map for devices too. */
+const deviceHalf = (draw: Draw): number => (draw.once(3) ? GNTMAP_device_map : 0);
+
 function fillMap(world: World, domid: DomId, draw: Draw, at: Structure): void {
   const { xen } = world;
   const gfn = anyTarget(xen, domid, draw);
   at.u64(MAP_HOST_ADDR, gfn === ONES ? ONES : gfn * 4096 + (draw.once(8) ? draw.below(4096) : 0));
-  at.u32(MAP_FLAGS, mapFlags(draw)).u32(MAP_REF, anyRef(draw));
+  at.u32(MAP_FLAGS, mapFlags(draw) | (isPv(xen, domid) ? deviceHalf(draw) : 0)).u32(
+    MAP_REF,
+    anyRef(draw),
+  );
   at.u16(MAP_DOM, anyDomid(xen, domid, draw)).u32(20, 0xa5a5a5a5);
 }
 
@@ -274,6 +291,12 @@ function fillSetup(world: World, domid: DomId, draw: Draw, at: Structure): void 
   at.u16(0, anyDomid(world.xen, domid, draw));
   at.u32(SETUP_NR_FRAMES, draw.once(6) ? anyWord(draw) : draw.below(4));
   at.u64(SETUP_FRAME_LIST, anyAddress(world.xen, domid, draw, 16));
+}
+
+/** The page goes to an entry of another domain that accepts it. */
+function fillTransfer({ xen }: World, domid: DomId, draw: Draw, at: Structure): void {
+  at.u64(0, draw.once(4) ? anyGfn(xen, domid, draw) : hotFrame(xen, domid, draw));
+  at.u16(8, anyDomid(xen, domid, draw)).u32(12, anyRef(draw));
 }
 
 function fillVersion(_world: World, _domid: DomId, draw: Draw, at: Structure): void {

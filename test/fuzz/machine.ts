@@ -30,6 +30,10 @@ const IOMMUS: readonly (IommuModel & { readonly arch?: "arm64" })[] = [
 ];
 /** Kinds of machine besides the choice of hypervisor; an episode takes the next one in turn. */
 export const SHAPES = ARM64_SHAPES + X86_SHAPES + IOMMUS.length;
+/** One kind more, for whoever asks for it: two guests are paravirtualised, the others translated. */
+export const PV_SHAPE = SHAPES;
+/** What makes a domain a PV one. */
+const PV = { guest: "pv", ramGfn: 0, p2mPoolPages: 0, staticMemory: [], iommu: false } as const;
 
 const device = (index: number, owner: string, behindIommu: boolean): DeviceModel => ({
   name: `raw${index}`,
@@ -49,7 +53,8 @@ export function fuzzModel(hypervisor: Hypervisor, shape: number): MachineModel {
     arch: shape < ARM64_SHAPES ? "arm64" : undefined,
     mode: shape % 2 === 1 ? "on" : "off",
   };
-  const iommu = own.mode === "on";
+  const iommu = own.mode === "on" && shape !== PV_SHAPE;
+  const kind = shape === PV_SHAPE ? PV : {};
   const x86 = arch === undefined;
   const domains = [
     testDom0({
@@ -65,6 +70,7 @@ export function fuzzModel(hypervisor: Hypervisor, shape: number): MachineModel {
       p2mPoolPages: 9,
       maxEvtchnPort: 20,
       staticMemory: (shape & 4) === 0 ? [] : [{ base: 0x4038_0000, size: 96 * 4096 }],
+      ...kind,
     }),
     testDomain("two", {
       memoryPages: 64,
@@ -72,6 +78,7 @@ export function fuzzModel(hypervisor: Hypervisor, shape: number): MachineModel {
       maxGrantFrames: 2,
       maxMaptrackFrames: 1,
       iommu,
+      ...kind,
     }),
     testDomain("block", { atBoot: false, memoryPages: 512, maxGrantFrames: 1, p2mPoolPages: 8 }),
     testDomain("tiny", {
@@ -85,7 +92,7 @@ export function fuzzModel(hypervisor: Hypervisor, shape: number): MachineModel {
   return testModel(domains, {
     arch: x86 ? "x86" : "arm64",
     banks: [{ base: 0x4000_0000, size: 6 * MIB }],
-    iommu: own,
+    iommu: shape === PV_SHAPE ? { mode: "off" } : own,
     hypervisor,
     allocator: (shape & 2) === 0 ? "contiguous" : "scattered",
     ipaBits: (shape & 2) === 0 ? 40 : 44,

@@ -9,16 +9,17 @@
  *   frames of the Xen heap that nobody owned, and the sizes of tables that grew: growth stays, as in Xen
  *   rows of domains that do not exist, of free handles and of active entries without a pin: nobody reads them
  *   all but the state of a free port: it gets its defaults when it is looked for
+ *   the type of a page that nobody uses by its type
  *   reading and writing bits that a guest had set itself: the hypervisor may take them back
  *   slots and events, when the refusal was the crash of its domain, as Xen answers an entry over a special one
  */
 
 import { ECS_FREE } from "../../hypervisor/event-ports.ts";
-import { isXenHeap } from "../../hypervisor/frame-table.ts";
 import { statusFramesFor } from "../../hypervisor/grant-v2.ts";
-import { scanP2m } from "../../hypervisor/p2m-scan.ts";
-import { domainField, type Xen } from "../../hypervisor/xen.ts";
+import { profileOf } from "../../hypervisor/profile.ts";
+import { domainField, lineField } from "../../hypervisor/xen.ts";
 import { GTF_reading, GTF_writing } from "../../shared/abi/grant.ts";
+import { PGT_count_mask } from "../../shared/frame-flags.ts";
 import {
   DOM,
   DOMAIN_FREE,
@@ -27,6 +28,8 @@ import {
   LINE,
   LINE_WORDS,
   MACHINE,
+  SLOT_DEAD,
+  SLOT_LIVE,
 } from "../../shared/layout.ts";
 import {
   EVTCHN_FIFO_ARRAY_PAGES,
@@ -35,10 +38,10 @@ import {
   GRANT_STATUS_PER_FRAME,
   MAPTRACK_PER_FRAME,
   NOT_PRESENT,
-  PAGE_SIZE,
   VCPUS_MAX,
 } from "../../shared/limits.ts";
-import { FrameIndex } from "../../shared/units.ts";
+import type { FrameIndex } from "../../shared/units.ts";
+import { isSame, type SharedPage, sharedPages, translationsOf } from "./refusal-state.ts";
 import type { World } from "./world.ts";
 
 const STATUS_BITS = GTF_reading | GTF_writing;
@@ -151,12 +154,6 @@ function stateRuns(
   return runs;
 }
 
-/** Pages of Xen that a guest owns, as they were. */
-interface SharedPage {
-  readonly frame: FrameIndex;
-  readonly content: Int32Array;
-}
-
 /** What a page of a grant table holds, and the row of the first active entry that it speaks of. */
 interface Entries {
   readonly isStatus: boolean;
@@ -222,12 +219,15 @@ export class Refusals {
     return found;
   }
 
-  /** Whether a domain has crashed since. */
+  /** Whether a domain has crashed since: where that happens, its vCPUs are dead. */
   #crashed(): boolean {
-    return this.#world.domains().some((domid) => {
-      const was = this.#was("domains", domid * DOMAIN_WORDS + DOM.SHUTDOWN);
-      return was === 0 && domainField(this.#world.xen, domid, DOM.SHUTDOWN) !== 0;
-    });
+    const { xen } = this.#world;
+    if (!profileOf(xen).specialEntriesStand) return false;
+    for (let slot = 0; slot < xen.model.limits.slots; slot++) {
+      const was = this.#was("lines", slot * LINE_WORDS + LINE.STATE);
+      if (was === SLOT_LIVE && lineField(xen, slot, LINE.STATE) === SLOT_DEAD) return true;
+    }
+    return false;
   }
 
   #sharedInfos(): ReadonlySet<number> {
@@ -253,9 +253,13 @@ export class Refusals {
     switch (table.name) {
       case "frameCount":
       case "frameOwner":
-        return at < limits.xenHeapPages && this.#was("frameOwner", at) === NOT_PRESENT
-          ? undefined
-          : text;
+        return this.#wasNobodys(at) ? undefined : text;
+      case "frameType": {
+        if (this.#wasNobodys(at)) return undefined;
+        // A page that nobody uses by its type keeps the last one, as in Xen.
+        const counts = (xen.words[word] ?? 0) | this.#was("frameType", at);
+        return (counts & PGT_count_mask) === 0 ? undefined : text;
+      }
       case "domains": {
         const row = at - (at % DOMAIN_WORDS);
         return this.#was("domains", row + DOM.STATE) === DOMAIN_FREE ? undefined : text;
@@ -288,6 +292,12 @@ export class Refusals {
         if (table.name !== "portState" && this.#was("portState", at) === ECS_FREE) return undefined;
         return this.#ofDomain(at, limits.ports, text);
     }
+  }
+
+  /** Whether a frame was a page of the Xen heap that nobody owned. */
+  #wasNobodys(frame: number): boolean {
+    const { xenHeapPages } = this.#world.xen.model.limits;
+    return frame < xenHeapPages && this.#was("frameOwner", frame) === NOT_PRESENT;
   }
 
   #ofDomain(at: number, rows: number, text: string): string | undefined {
@@ -352,41 +362,6 @@ export class Refusals {
     const base = this.#tables.find((table) => table.name === name)?.base ?? 0;
     return this.#before[base + at] ?? 0;
   }
-}
-
-/** Compares words in one go: there are tens of thousands after each refusal. */
-const isSame = (one: Int32Array, other: Int32Array, from: number, end: number): boolean =>
-  bytesOf(one, from, end).equals(bytesOf(other, from, end));
-const bytesOf = (words: Int32Array, from: number, end: number): Buffer =>
-  Buffer.from(words.buffer, words.byteOffset + from * 4, (end - from) * 4);
-
-/** A sum over all pages of all P2Ms: the same for a block and for the pages it was broken into. */
-function translationsOf(world: World): number {
-  const { xen } = world;
-  let sum = 0;
-  for (const domid of world.domains()) {
-    if (domainField(xen, domid, DOM.P2M_ROOT) === NOT_PRESENT) continue;
-    scanP2m(xen, domid, 0, (gfn, frame, type, order) => {
-      for (let i = 0; i < 2 ** order; i++) {
-        const page = Math.imul((gfn + i) | 0, 0x9e37_79b1) ^ Math.imul(frame + i, 0x85eb_ca77);
-        sum = (sum + Math.imul(page ^ (type << 8) ^ domid, 0xc2b2_ae3d)) | 0;
-      }
-      return true;
-    });
-  }
-  return sum;
-}
-
-function sharedPages(xen: Xen): readonly SharedPage[] {
-  const pages: SharedPage[] = [];
-  for (let index = 0; index < xen.model.limits.xenHeapPages; index++) {
-    if (!isXenHeap(xen, index) || (xen.words[xen.layout.frameOwner + index] ?? -1) < 0) continue;
-    const frame = FrameIndex(index);
-    const content = new Int32Array(PAGE_SIZE / 4);
-    xen.memory.read(frame, 0, new Uint8Array(content.buffer), 0, PAGE_SIZE);
-    pages.push({ frame, content });
-  }
-  return pages;
 }
 
 const hex = (word: number): string => (word >>> 0).toString(16);

@@ -1,6 +1,8 @@
 /** Values that an adversary tries: what is there, its neighbours, what others have, and what cannot be. */
+import { guestFrame } from "../../hypervisor/guest-access.ts";
 import { entryType, P2M_NOTHING, p2mLookup } from "../../hypervisor/p2m.ts";
 import { profileOf } from "../../hypervisor/profile.ts";
+import { pvTablePages } from "../../hypervisor/pv-build.ts";
 import { domainField, isPresent, type Xen } from "../../hypervisor/xen.ts";
 import {
   DOMID_IDLE,
@@ -9,7 +11,7 @@ import {
   DOMID_SELF,
   DOMID_XEN,
 } from "../../shared/abi/xen.ts";
-import { CDF_directmap, DOM } from "../../shared/layout.ts";
+import { CDF_directmap, CDF_pv, DOM, mfnAt } from "../../shared/layout.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
 import { isRam } from "../../shared/pte.ts";
 import type { DomId } from "../../shared/units.ts";
@@ -31,7 +33,27 @@ export function ramOf(xen: Xen, domid: number): { readonly first: number; readon
   if (model === undefined) return { first: 0, pages: 1 };
   const direct = (domainField(xen, domid, DOM.FLAGS) & CDF_directmap) !== 0;
   const first = direct ? (model.staticMemory[0]?.base ?? 0) / PAGE_SIZE : model.ramGfn;
-  return { first, pages: model.memoryPages };
+  // The last pages of a PV domain are its page tables at first, which it may only read.
+  const tables = isPv(xen, domid) ? pvTablePages(model.memoryPages) : 0;
+  return { first, pages: model.memoryPages - tables };
+}
+
+export const isPv = (xen: Xen, domid: number): boolean =>
+  domid >= 0 && (domainField(xen, domid, DOM.FLAGS) & CDF_pv) !== 0;
+
+/** First virtual page of a PV domain where nothing is at boot, with a table for it. */
+export const PV_AREA = 512;
+
+/** Machine frame of a page that a PV domain's first pages lead to; 0 when there is none. */
+function ownFrame(xen: Xen, domid: DomId, page: number): number {
+  const frame = guestFrame(xen, domid, page * PAGE_SIZE, false);
+  return frame === undefined ? 0 : mfnAt(xen.layout, frame);
+}
+
+/** What a domain grants its page by: a gfn, or a machine frame of a PV domain. */
+export function hotFrame(xen: Xen, domid: DomId, draw: Draw): number {
+  const page = ramOf(xen, domid).first + draw.below(HOT_PAGES + 2);
+  return isPv(xen, domid) ? ownFrame(xen, domid, page) : page;
 }
 
 export function anyWord(draw: Draw): number {
@@ -81,6 +103,10 @@ export function presentDomid(xen: Xen, draw: Draw): number {
 
 export function anyGfn(xen: Xen, domid: DomId, draw: Draw): number {
   const { first, pages } = ramOf(xen, domid);
+  if (isPv(xen, domid) && draw.once(2)) {
+    const page = draw.once(2) ? draw.below(pages) : draw.below(HOT_PAGES);
+    return draw.once(2) ? PV_AREA + (page % HOT_PAGES) : ownFrame(xen, domid, page);
+  }
   switch (draw.below(24)) {
     case 0:
     case 1:
