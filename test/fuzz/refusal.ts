@@ -16,7 +16,6 @@
 
 import { ECS_FREE } from "../../hypervisor/event-ports.ts";
 import { statusFramesFor } from "../../hypervisor/grant-v2.ts";
-import { profileOf } from "../../hypervisor/profile.ts";
 import { domainField, lineField } from "../../hypervisor/xen.ts";
 import { GTF_reading, GTF_writing } from "../../shared/abi/grant.ts";
 import { PGT_count_mask } from "../../shared/frame-flags.ts";
@@ -219,10 +218,9 @@ export class Refusals {
     return found;
   }
 
-  /** Whether a domain has crashed since: where that happens, its vCPUs are dead. */
+  /** Whether a domain has crashed since: its vCPUs are dead then. */
   #crashed(): boolean {
     const { xen } = this.#world;
-    if (!profileOf(xen).specialEntriesStand) return false;
     for (let slot = 0; slot < xen.model.limits.slots; slot++) {
       const was = this.#was("lines", slot * LINE_WORDS + LINE.STATE);
       if (was === SLOT_LIVE && lineField(xen, slot, LINE.STATE) === SLOT_DEAD) return true;
