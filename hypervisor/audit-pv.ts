@@ -18,7 +18,7 @@ import {
 } from "../shared/pte-x86.ts";
 import { DomId } from "../shared/units.ts";
 import { fifoFrames } from "./event-fifo-array.ts";
-import { frameOwner, isAllocated, isRamFrame, isXenHeap } from "./frame-table.ts";
+import { frameOwner, frameReferences, isRamFrame, isXenHeap } from "./frame-table.ts";
 import type { Hold } from "./hold-list.ts";
 import { hasTypes, isPinned, isPv, isTableFrame, readPte, typeOf } from "./page-type.ts";
 import { isPresent, lineField, slotDomain, type Xen } from "./xen.ts";
@@ -65,8 +65,10 @@ export function countPv(
     add(types, frame);
   };
   for (let frame = 0; frame < xen.layout.ramFrames; frame++) {
-    // What Xen shares with a guest is writable for good.
-    if (isXenHeap(xen, frame) && isAllocated(xen, frame)) add(types, frame);
+    // What Xen shares with a guest is writable for good, also while only others' mappings keep it.
+    if (isXenHeap(xen, frame) && frameReferences(xen, frame) > 0 && frameOwner(xen, frame) >= 0) {
+      add(types, frame);
+    }
     if (isPinned(xen, frame)) both(frame);
     if (isTableFrame(xen, frame)) countTable(xen, frame, ptes, both);
   }
