@@ -48,6 +48,16 @@ const device = (index: number, owner: string, behindIommu: boolean): DeviceModel
   owner,
 });
 
+const LIMITS = {
+  domains: 7,
+  slots: 11,
+  grantFrames: 2,
+  maptrackFrames: 2,
+  ports: 128,
+  xenHeapPages: 192,
+  traceRecords: 16,
+} as const;
+
 export function fuzzModel(hypervisor: Hypervisor, shape: number): MachineModel {
   const { arch, ...own } = IOMMUS[shape - ARM64_SHAPES - X86_SHAPES] ?? {
     arch: shape < ARM64_SHAPES ? "arm64" : undefined,
@@ -98,15 +108,7 @@ export function fuzzModel(hypervisor: Hypervisor, shape: number): MachineModel {
     ipaBits: (shape & 2) === 0 ? 40 : 44,
     xsm: (shape & 6) === 6 ? "silo" : "dummy",
     devices: [device(0, "dom0", iommu), device(1, "two", iommu)],
-    limits: {
-      domains: 7,
-      slots: 11,
-      grantFrames: 2,
-      maptrackFrames: 2,
-      ports: 128,
-      xenHeapPages: 192,
-      traceRecords: 16,
-    },
+    limits: LIMITS,
   });
 }
 
