@@ -18,6 +18,7 @@ import {
 } from "../shared/abi/memory.ts";
 import { DOMID_IO, DOMID_XEN } from "../shared/abi/xen.ts";
 import { item } from "../shared/assert.ts";
+import { CONTEXT } from "../shared/iommu-layout.ts";
 import { DOM, indexOf } from "../shared/layout.ts";
 import { NOT_PRESENT } from "../shared/limits.ts";
 import {
@@ -43,6 +44,7 @@ import {
 import { growGrantTable } from "./grant-table.ts";
 import { isV2, statusFrame, statusFrames } from "./grant-v2.ts";
 import { holdPage } from "./hold-list.ts";
+import { contextField } from "./iommu-context.ts";
 import {
   entryFrame,
   entryType,
@@ -193,6 +195,8 @@ function placeDevicePage(xen: Xen, caller: Caller, domid: DomId, mfn: number, gf
   const device = xen.model.devices[frame - xen.layout.ramFrames];
   const { name } = item(xen.model.domains, domainField(xen, domid, DOM.MODEL));
   if (device?.owner !== name) return PLACED;
+  // Another domain of the same description may have the device.
+  if (contextField(xen, frame - xen.layout.ramFrames, CONTEXT.OWNER) !== domid) return PLACED;
   const former = p2mSet(xen, domid, gfn, frame, p2m_mmio_direct_c);
   if (former < 0) return former;
   return placedOver(releaseFormer(xen, caller.slot, domid, former, frame));

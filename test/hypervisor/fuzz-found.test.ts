@@ -19,11 +19,20 @@ import {
   XENMEM_populate_physmap,
 } from "../../shared/abi/memory.ts";
 import { HYPERVISOR_grant_table_op } from "../../shared/abi/xen.ts";
-import { mfnAt } from "../../shared/layout.ts";
+import { LINE, mfnAt, SLOT_LIVE } from "../../shared/layout.ts";
 import { ACCESS_OK, ACCESS_READ, Mmu } from "../../shared/mmu.ts";
 import { EFAULT, GNTST_general_error, GNTST_okay } from "../../shared/status.ts";
 import { CONTROL_DOMCTL, hypercallTrap, setRecord } from "../../shared/trap.ts";
-import { type Trio, testDevice, trio } from "./domains.ts";
+import {
+  create,
+  domctl,
+  leaveDeadSlots,
+  lineWord,
+  slotOf,
+  type Trio,
+  testDevice,
+  trio,
+} from "./domains.ts";
 import { mapOne, setEntry, unmapOne } from "./grants.ts";
 import { bootTestMachine, probe, testDom0, testDomain, testModel, writeGuest } from "./harness.ts";
 import { addToPhysmap, reserve } from "./memory-calls.ts";
@@ -169,5 +178,23 @@ test("a direct-mapped domain cannot enter its own grant frame as RAM", () => {
   const gfn = mfnAt(xen.layout, grantFrame(xen, dom0.domid, 0));
   expect(reserve(machine, dom0, XENMEM_populate_physmap, { gfns: [gfn] })).toBe(0);
   expect(probe(dom0, gfn, ACCESS_READ)).not.toBe(ACCESS_OK);
+  expect(audit(xen)).toEqual([]);
+});
+
+test("the end of a domain that has crashed leaves the vCPU alone that its slot was given to", () => {
+  const { machine, granter, mapper } = trio({ arch: "x86" });
+  const { xen } = machine;
+  setEntry(machine, granter, REF, GTF_permit_access, mapper.domid, granter.ram);
+  const op = { gfn: HOLE, flags: GNTMAP_host_map, ref: REF, dom: granter.domid };
+  expect(mapOne(machine, mapper, op).status).toBe(GNTST_okay);
+  const slot = slotOf(xen, mapper.domid);
+  // A second mapping over the first one is the end of the mapper.
+  expect(mapOne(machine, mapper, op).status).toBe(GNTST_general_error);
+  leaveDeadSlots(xen);
+  const late = create(machine, 3);
+  expect(slotOf(xen, late)).toBe(slot);
+  expect(lineWord(xen, slot, LINE.STATE)).toBe(SLOT_LIVE);
+  domctl(machine, XEN_DOMCTL_destroydomain, mapper.domid);
+  expect(lineWord(xen, slot, LINE.STATE)).toBe(SLOT_LIVE);
   expect(audit(xen)).toEqual([]);
 });
