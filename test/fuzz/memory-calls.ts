@@ -20,6 +20,7 @@ import {
   RESERVATION_NR_EXTENTS,
   RESERVATION_SIZE,
   XENMAPSPACE_gmfn_foreign,
+  XENMAPSPACE_gmfn_range,
   XENMEM_acquire_resource,
   XENMEM_add_to_physmap,
   XENMEM_add_to_physmap_batch,
@@ -81,6 +82,11 @@ export function memoryCall(world: World, domid: DomId, draw: Draw): Call {
     case XENMEM_add_to_physmap_batch:
     case XENMEM_acquire_resource:
       return { ...call, partial: true };
+    case XENMEM_add_to_physmap: {
+      // Pages of a range before the one that fails have moved.
+      const space = new DataView(structure.bytes.buffer).getUint32(ADD_TO_PHYSMAP_SPACE, true);
+      return space === XENMAPSPACE_gmfn_range ? { ...call, partial: true } : call;
+    }
     default:
       return call;
   }
