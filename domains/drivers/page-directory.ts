@@ -3,14 +3,10 @@
  *
  * Rules: who owns the buffer makes the directory and publishes it under a node; the other side reads it page by page and
  * trusts only as many references as the node has said.
- * Behaviour: drivers/gpu/drm/xen-drm-front's and displ_be's page directory; shared/abi/buffer.ts.
+ * Behaviour: drivers/gpu/drm/xen-drm-front's and displ_be's page directory; shared/abi/displif.ts.
  */
-import {
-  BUFFER_DEVICE,
-  DIRECTORY_NEXT,
-  DIRECTORY_REFS,
-  DIRECTORY_REFS_MAX,
-} from "../../shared/abi/buffer.ts";
+import { BUFFER_DEVICE } from "../../shared/abi/buffer.ts";
+import { DIRECTORY_NEXT, DIRECTORY_REFS, DIRECTORY_REFS_MAX } from "../../shared/abi/displif.ts";
 import { item } from "../../shared/assert.ts";
 import type { Program } from "../../shared/trap.ts";
 import type { Pfn } from "../../shared/units.ts";
