@@ -341,6 +341,8 @@ function isSlotFree(xen: Xen, slot: number): boolean {
   if (state === SLOT_FREE) return true;
   // A dead vCPU's worker may not have noticed yet, and a device's slot stays the device's.
   if (state !== SLOT_DEAD || lineField(xen, slot, LINE.KIND) !== SLOT_KIND_VCPU) return false;
+  // The end of its domain still waits for its last access, and lets its table go after that.
+  if (lineField(xen, slot, LINE.ROOT) !== NOT_PRESENT) return false;
   return (
     load(xen.words, lineOf(xen.layout, slot) + LINE.ENDED) === 1 && xen.pending[slot] === undefined
   );

@@ -158,7 +158,7 @@ export function setLineField(xen: Xen, slot: number, field: number, value: numbe
   xen.words[lineOf(xen.layout, slot) + field] = value;
 }
 
-/** Slots of a domain's vCPUs. Those of a domain that has crashed may have been given to another one since. */
+/** Slots of a domain's vCPUs. Those of a dead domain may have been given to another one since. */
 export function slotsOf(xen: Xen, domid: number): readonly number[] {
   const vcpus = domainField(xen, domid, DOM.VCPUS);
   const slots = Array.from({ length: vcpus }, (_, n) => domainField(xen, domid, DOM.SLOT + n));
