@@ -6,7 +6,7 @@
  * Ours; the counting rules are those of hypervisor spec 4.9 and 7.2.
  */
 import { GNTMAP_device_map, GNTMAP_host_map, GNTMAP_readonly } from "../shared/abi/grant.ts";
-import { HOLD_UNMAP } from "../shared/hold-layout.ts";
+import { HOLD_TABLE_PAGE, HOLD_UNMAP } from "../shared/hold-layout.ts";
 import { DOM } from "../shared/layout.ts";
 import { isForeign } from "../shared/pte.ts";
 import { DomId } from "../shared/units.ts";
@@ -140,7 +140,8 @@ function countReferences(
     if (host && !isPv(xen, mapper)) count(frame);
     if (device) count(frame);
   }
-  for (const { frame } of holds) count(frame);
+  // A table page of Xen's has no references at all.
+  for (const { frame, kind } of holds) if (kind !== HOLD_TABLE_PAGE) count(frame);
   for (const { frame, type } of leaves) if (isForeign(type)) count(frame);
   return references;
 }

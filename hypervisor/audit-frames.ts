@@ -5,7 +5,7 @@
  */
 import { at } from "../shared/assert.ts";
 import { PGC_count_mask, PGC_state_free, PGC_static, PGC_xen_heap } from "../shared/frame-flags.ts";
-import { HOLD_XEN_PAGE } from "../shared/hold-layout.ts";
+import { HOLD_TABLE_PAGE, HOLD_XEN_PAGE } from "../shared/hold-layout.ts";
 import { DOM, DYING_DEAD, MACHINE } from "../shared/layout.ts";
 import { NOT_PRESENT } from "../shared/limits.ts";
 import { rootPages } from "../shared/mmu.ts";
@@ -144,7 +144,9 @@ export function xenHeap(xen: Xen, census: Census): string[] {
     const grants = field(DOM.GRANT_FRAMES) + statusFrames(xen, domid);
     return sum + root + second + info + tables + grants;
   }, scratchPages(xen));
-  const held = census.holds.filter(({ kind }) => kind === HOLD_XEN_PAGE).length;
+  const held = census.holds.filter(
+    ({ kind }) => kind === HOLD_XEN_PAGE || kind === HOLD_TABLE_PAGE,
+  ).length;
   const free = at(xen.words, MACHINE.XEN_HEAP_FREE);
   const all = xen.model.limits.xenHeapPages;
   return used + held + free === all

@@ -12,16 +12,18 @@ import {
   HOLD_PAGE,
   HOLD_ROWS,
   HOLD_TABLE,
+  HOLD_TABLE_PAGE,
   HOLD_UNMAP,
   HOLD_WORDS,
   HOLD_XEN_PAGE,
 } from "../shared/hold-layout.ts";
-import { LINE } from "../shared/layout.ts";
+import { DOM, LINE } from "../shared/layout.ts";
 import type { DomId } from "../shared/units.ts";
 import { releasePin } from "./active-entry.ts";
 import { getPage, putPage, putPageAllocRef } from "./frame-table.ts";
+import { returnTable } from "./p2m.ts";
 import { putPageAndType, putPageType } from "./page-type.ts";
-import { lineField, setLineField, type Xen } from "./xen.ts";
+import { domainField, isDying, isPresent, lineField, setLineField, type Xen } from "./xen.ts";
 import { freeXenPage } from "./xen-heap.ts";
 
 const rowOf = (xen: Xen, slot: number, row: number): number =>
@@ -90,6 +92,23 @@ export function holdXenPage(xen: Xen, slot: number, frame: number, owner: DomId)
   xen.words[row + HOLD.FRAME] = frame;
 }
 
+/** Holds a P2M table of a domain that no entry leads to any more; walkers may still be in it. */
+export function holdTablePage(xen: Xen, slot: number, domid: DomId, frame: number): void {
+  const row = nextRow(xen, slot);
+  xen.words[row + HOLD.KIND] = HOLD_TABLE_PAGE;
+  xen.words[row + HOLD.DOMAIN] = domid;
+  xen.words[row + HOLD.REF] = domainField(xen, domid, DOM.GENERATION);
+  xen.words[row + HOLD.FRAME] = frame;
+}
+
+/** To its domain's pool, unless the domain has died meanwhile, or its row is another one's. */
+function releaseTablePage(xen: Xen, row: number, frame: number): void {
+  const domid = at(xen.words, row + HOLD.DOMAIN) as DomId;
+  const isIts = domainField(xen, domid, DOM.GENERATION) === at(xen.words, row + HOLD.REF);
+  if (isIts && isPresent(xen, domid) && !isDying(xen, domid)) returnTable(xen, domid, frame);
+  else freeXenPage(xen, frame);
+}
+
 /** Drops everything the slot's handler holds. The flush that covers it is over. */
 export function releaseHolds(xen: Xen, slot: number): void {
   const held = lineField(xen, slot, LINE.HELD);
@@ -113,6 +132,8 @@ export function releaseHolds(xen: Xen, slot: number): void {
     } else if (kind === HOLD_XEN_PAGE) {
       putPage(xen, frame);
       freeXenPage(xen, frame);
+    } else if (kind === HOLD_TABLE_PAGE) {
+      releaseTablePage(xen, row, frame);
     }
   }
   setLineField(xen, slot, LINE.HELD, 0);

@@ -31,14 +31,12 @@ import {
   EXTENT_ORDER_PASSTHROUGH,
   EXTENTS_MAX,
   NOT_PRESENT,
-  P2M_LEVEL_LEAF,
   PAGE_SIZE,
 } from "../shared/limits.ts";
 import type { Range } from "../shared/machine.ts";
-import { isGrant, p2m_ram_rw } from "../shared/pte.ts";
+import { isGrant } from "../shared/pte.ts";
 import { EINVAL, ENXIO } from "../shared/status.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
-import { startFlush } from "./flush.ts";
 import {
   assignPages,
   freeHeapFrame,
@@ -52,7 +50,7 @@ import {
 } from "./frame-table.ts";
 import { copyArgs, copyListEntry, writeListEntry } from "./guest-access.ts";
 import { addressBound, allocFrames } from "./heap-frames.ts";
-import { holdPage, releaseHolds } from "./hold-list.ts";
+import { holdPage } from "./hold-list.ts";
 import { claimsAllow } from "./memory-claim.ts";
 import {
   entryFrame,
@@ -61,19 +59,15 @@ import {
   P2M_NOTHING,
   p2mLookup,
   p2mRemoveMapping,
-  p2mSet,
-  walkSteps,
 } from "./p2m.ts";
-import { insertionCrashes } from "./p2m-insert.ts";
+import { enterRam, settle } from "./p2m-extent.ts";
 import { isPv, mayGiveUp } from "./page-type.ts";
-import { releaseFormer } from "./physmap-place.ts";
 import { withPvFlush } from "./pv-flush.ts";
 import {
   addDomainField,
   type Caller,
   domainByAnyId,
   domainField,
-  GAP_FLUSH,
   GAP_PREEMPT,
   type Gap,
   hasFlag,
@@ -259,51 +253,6 @@ function ownFrames(xen: Xen, domid: DomId, gfn: number, size: number): FrameInde
     putPage(xen, frame);
   }
   return indexOf(xen.layout, xen.words, gfn);
-}
-
-/** Order of the largest entry that may start at `gfn`: aligned, not longer than what is left, and over no table. */
-function entryOrder(xen: Xen, domid: DomId, gfn: number, frame: number, left: number): number {
-  const mfn = mfnAt(xen.layout, frame);
-  for (const order of [18, 9]) {
-    const size = 2 ** order;
-    if (left < size || gfn % size !== 0 || mfn % size !== 0) continue;
-    const last = walkSteps(xen, domid, gfn).at(-1);
-    if (last !== undefined && last.level <= P2M_LEVEL_LEAF - order / 9) return order;
-  }
-  return 0;
-}
-
-/** Enters an extent as RAM, in the largest pieces; waits for the flush of what it replaced. False: a piece failed. */
-function* enterRam(
-  xen: Xen,
-  slot: number,
-  domid: DomId,
-  gfn: number,
-  frame: number,
-  order: number,
-): Generator<Gap, boolean, void> {
-  const size = 2 ** order;
-  let flush = false;
-  let done = 0;
-  for (let page = gfn; page < gfn + size; page++) {
-    if (insertionCrashes(xen, slot, domid, page)) return false;
-  }
-  while (done < size) {
-    const piece = entryOrder(xen, domid, gfn + done, frame + done, size - done);
-    const former = p2mSet(xen, domid, gfn + done, frame + done, p2m_ram_rw, piece);
-    if (former < 0) break;
-    if (releaseFormer(xen, slot, domid, former, frame + done)) flush = true;
-    if (lineField(xen, slot, LINE.HELD) === HOLD_ROWS) yield* settle(xen, slot, domid);
-    done += 2 ** piece;
-  }
-  if (flush) yield* settle(xen, slot, domid);
-  return done === size;
-}
-
-/** Flushes what has been taken out of the table, then drops what the handler holds of it. */
-function* settle(xen: Xen, slot: number, domid: DomId): Generator<Gap, void, void> {
-  if (startFlush(xen, slot, domid) > 0) yield GAP_FLUSH;
-  releaseHolds(xen, slot);
 }
 
 function* decrease(xen: Xen, caller: Caller, reservation: Reservation): Preemptible {

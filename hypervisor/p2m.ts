@@ -80,6 +80,18 @@ export function fillP2mPool(xen: Xen, domid: DomId, pages: number): number {
   return pages;
 }
 
+/** A table page that nothing leads to any more goes back to where the domain's tables come from. */
+export function returnTable(xen: Xen, domid: DomId, frame: number): void {
+  if (hasFlag(xen, domid, CDF_hardware)) {
+    freeXenPage(xen, frame);
+    return;
+  }
+  xen.memory.zero(FrameIndex(frame));
+  xen.words[xen.layout.frameNext + frame] = domainField(xen, domid, DOM.P2M_POOL);
+  setDomainField(xen, domid, DOM.P2M_POOL, frame);
+  addDomainField(xen, domid, DOM.P2M_POOL_FREE, 1);
+}
+
 /** Gives one unused page of the pool back to the heap; false: there is none. */
 export function drainP2mPool(xen: Xen, domid: DomId): boolean {
   const frame = domainField(xen, domid, DOM.P2M_POOL);
@@ -209,7 +221,7 @@ function splitBlock(xen: Xen, domid: DomId, table: number, slot: number, level: 
 }
 
 /** Where an entry of `level` for `gfn` stands: table * 512 + slot; a negative errno when it cannot be reached. */
-function reach(xen: Xen, domid: DomId, gfn: number, level: number, create: boolean): number {
+export function reach(xen: Xen, domid: DomId, gfn: number, level: number, create: boolean): number {
   let here = rootLevel(xen.layout);
   const upper = upperBits(gfn);
   let table = domainField(xen, domid, DOM.P2M_ROOT) + rootPageOf(upper, here);
@@ -239,7 +251,7 @@ export type P2mOutcome = number;
 /**
  * Enters one page (order 0) or block (order 9, 18). Returns the former entry of the same place, which the caller
  * releases after a flush, or -errno: -ENOMEM domain dying or no page for a split, -EINVAL gfn beyond the root,
- * -ENOENT no table page. Over an existing table the caller goes page by page (`entryOrder` of memory-reservation.ts).
+ * -ENOENT no table page. Over an existing table the caller goes page by page (p2m-extent.ts).
  */
 export function p2mSet(
   xen: Xen,

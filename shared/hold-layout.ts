@@ -24,5 +24,7 @@ export const HOLD_PAGE = 2;
 export const HOLD_TABLE = 3;
 /** A page of the Xen heap that has left its table: freed with its last reference, after the flush (FRAME only). */
 export const HOLD_XEN_PAGE = 4;
+/** A P2M table that a block has taken the place of: back to its pool after the flush (DOMAIN, FRAME; REF is a generation). */
+export const HOLD_TABLE_PAGE = 5;
 /** An unmap may hold two: its own second pass, and a foreign page whose entry stood at the address. */
 export const HOLD_ROWS = 2 * GNTTAB_UNMAP_BATCH_SIZE;

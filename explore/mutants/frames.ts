@@ -143,7 +143,7 @@ export const FRAME_MUTANTS: readonly Mutant[] = [
     mechanism: "an extent of which only a part could be entered is counted as done",
     patches: [
       {
-        file: "hypervisor/memory-reservation.ts",
+        file: "hypervisor/p2m-extent.ts",
         from: "  return done === size;\n",
         to: "  return true;\n",
       },
