@@ -19,7 +19,7 @@ import {
   xenHeapGfn,
 } from "./frame-table.ts";
 import { hasTypes, isPinned, isPv, isTableFrame, typeCount, typeOf } from "./page-type.ts";
-import { isPrivileged, lineField, slotDomain, type Xen } from "./xen.ts";
+import { isDying, isPrivileged, lineField, slotDomain, type Xen } from "./xen.ts";
 
 /** A frame's type count is what uses it that way: entries, tables above it, pins, vCPUs, mappings, and Xen itself. */
 export function typeCounts(xen: Xen, census: Census): string[] {
@@ -67,6 +67,8 @@ export function foreignPtes(xen: Xen, census: Census): string[] {
   for (const { domid, table, slot, frame } of census.ptes) {
     if (!isRamFrame(xen, frame) || frameOwner(xen, frame) === domid) continue;
     if (isPrivileged(xen, { slot: 0, domid })) continue;
+    // The end of a PV domain lets go of its handles first, of its tables with their references later; nobody walks them.
+    if (isDying(xen, domid)) continue;
     const left = (granted.get(key(domid, frame)) ?? 0) - 1;
     granted.set(key(domid, frame), left);
     if (left < 0) {

@@ -188,56 +188,6 @@ describe("reservations", () => {
     expect(audit(machine.xen)).toEqual([]);
   });
 
-  test("an order 9 extent that fills a table takes its place, and a grant mapped into it splits it again", () => {
-    const { machine, domU } = boot(600);
-    const { xen } = machine;
-    setDomainField(xen, domU.domid, DOM.MAX_PAGES, 4096);
-    decrease(machine, domU, domU.ram);
-    const pages = domainField(xen, domU.domid, DOM.P2M_PAGE_COUNT);
-    const pool = domainField(xen, domU.domid, DOM.P2M_POOL_FREE);
-    expect(reserve(machine, domU, XENMEM_populate_physmap, { gfns: [domU.ram], order: 9 })).toBe(1);
-    expect(walkSteps(xen, DomId(domU.domid), domU.ram).at(-1)?.level).toBe(2);
-    expect(frameAt(machine, domU, domU.ram + 511) - frameAt(machine, domU, domU.ram)).toBe(511);
-    expect(reservation(machine, domU)).toBe(599 + 512);
-    expect(domainField(xen, domU.domid, DOM.P2M_PAGE_COUNT)).toBe(pages - 1);
-    expect(domainField(xen, domU.domid, DOM.P2M_POOL_FREE)).toBe(pool + 1);
-    expect(audit(xen)).toEqual([]);
-    decrease(machine, domU, domU.ram + 7);
-    expect(walkSteps(xen, DomId(domU.domid), domU.ram).at(-1)?.level).toBe(3);
-    expect(domainField(xen, domU.domid, DOM.P2M_POOL_FREE)).toBe(pool);
-    expect(audit(xen)).toEqual([]);
-  });
-
-  test("XSA-480: the table that a block has replaced is not used again while a walker may be in it", () => {
-    const { machine, domU } = boot(600);
-    const { xen } = machine;
-    setDomainField(xen, domU.domid, DOM.MAX_PAGES, 4096);
-    // The domain's first block gives way to a table.
-    decrease(machine, domU, domU.ram);
-    const pool = domainField(xen, domU.domid, DOM.P2M_POOL_FREE);
-    const extents = { gfns: [domU.ram], order: 9 };
-    pushReservation(domU, XENMEM_populate_physmap, extents);
-    expect(domU.mmu.open(domU.ram + 550, ACCESS_READ)).toBe(ACCESS_OK);
-    for (let steps = 0; steps < 50; steps++) step(xen);
-    expect(domainField(xen, domU.domid, DOM.P2M_POOL_FREE)).toBe(pool);
-    expect(audit(xen)).toEqual([]);
-    domU.mmu.close();
-    for (let steps = 0; steps < 1000 && !domU.channel.idle; steps++) step(xen);
-    expect(domU.channel.result()).toBe(1);
-    expect(domainField(xen, domU.domid, DOM.P2M_POOL_FREE)).toBe(pool + 1);
-    expect(audit(xen)).toEqual([]);
-  });
-
-  test("a table that holds something else than the extent stays a table", () => {
-    const { machine, domU } = boot(600);
-    const { xen } = machine;
-    setDomainField(xen, domU.domid, DOM.MAX_PAGES, 4096);
-    const order = 8;
-    expect(reserve(machine, domU, XENMEM_populate_physmap, { gfns: [domU.ram], order })).toBe(1);
-    expect(walkSteps(xen, DomId(domU.domid), domU.ram).at(-1)?.level).toBe(3);
-    expect(audit(xen)).toEqual([]);
-  });
-
   test("hypervisor case 86: exchange is checked like everything else, then no page can be stolen", () => {
     const { machine, dom0, domU } = boot();
     const page = { gfns: [domU.ram] };
