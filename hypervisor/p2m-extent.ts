@@ -13,15 +13,7 @@ import { at } from "../shared/assert.ts";
 import { HOLD_ROWS } from "../shared/hold-layout.ts";
 import { DOM, indexOf, LINE, mfnAt } from "../shared/layout.ts";
 import { P2M_LEVEL_LEAF, TABLE_ENTRIES } from "../shared/limits.ts";
-import {
-  isTable,
-  leafHigh,
-  leafWord,
-  levelFrames,
-  p2m_ram_rw,
-  pteMfn,
-  pteType,
-} from "../shared/pte.ts";
+import { isTable, leafHigh, leafWord, levelFrames, p2m_ram_rw, pteMfn } from "../shared/pte.ts";
 import type { DomId } from "../shared/units.ts";
 import { startFlush } from "./flush.ts";
 import { holdTablePage, releaseHolds } from "./hold-list.ts";
@@ -79,7 +71,7 @@ export function* enterRam(
   }
   for (let block = gfn; block < gfn + done; block += TABLE_ENTRIES) {
     if (lineField(xen, slot, LINE.HELD) === HOLD_ROWS) yield* settle(xen, slot, domid);
-    if (mergeTables(xen, slot, domid, block)) flush = true;
+    if (mergeTables(xen, slot, domid, block, order)) flush = true;
   }
   if (flush) yield* settle(xen, slot, domid);
   return done === size;
@@ -91,10 +83,10 @@ export function* settle(xen: Xen, slot: number, domid: DomId): Generator<Gap, vo
   releaseHolds(xen, slot);
 }
 
-/** Merges the tables above `gfn` from the lowest up, as far as they are full; true: a flush is due. */
-function mergeTables(xen: Xen, slot: number, domid: DomId, gfn: number): boolean {
+/** Merges the tables above `gfn` that an extent of `order` covers, from the lowest up, as far as they are full. */
+function mergeTables(xen: Xen, slot: number, domid: DomId, gfn: number, order: number): boolean {
   let merged = false;
-  for (let level = P2M_LEVEL_LEAF - 1; level >= 1; level--) {
+  for (let level = P2M_LEVEL_LEAF - 1; levelFrames(level) <= 2 ** order; level--) {
     if (gfn % levelFrames(level) !== 0 || !mergeTable(xen, slot, domid, gfn, level)) break;
     merged = true;
   }
@@ -129,9 +121,8 @@ function mergeTable(xen: Xen, slot: number, domid: DomId, gfn: number, level: nu
 function isInARow(xen: Xen, table: number, first: number, level: number): boolean {
   for (let i = 0; i < TABLE_ENTRIES; i++) {
     const mfn = first + i * levelFrames(level);
-    const up = entryHigh(xen, table, i);
     if (entryWord(xen, table, i) !== leafWord(mfn, p2m_ram_rw, level)) return false;
-    if (up !== leafHigh(mfn, p2m_ram_rw) || pteType(up) !== p2m_ram_rw) return false;
+    if (entryHigh(xen, table, i) !== leafHigh(mfn, p2m_ram_rw)) return false;
   }
   return true;
 }

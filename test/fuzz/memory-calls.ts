@@ -1,5 +1,6 @@
 /** memory_op with typed structures, lists included. */
 
+import { isPv } from "../../hypervisor/page-type.ts";
 import { domainField } from "../../hypervisor/xen.ts";
 import {
   ADD_TO_PHYSMAP_GPFN,
@@ -75,6 +76,9 @@ export function memoryCall(world: World, domid: DomId, draw: Draw): Call {
   );
   switch (op) {
     case XENMEM_increase_reservation:
+      // A PV guest keeps the page whose number could not be written to its list, as in Xen.
+      if (isGivenToPv(world, domid, structure)) return { ...call, partial: true };
+      return order === 0 ? { ...call, nothing: start } : { ...call, partial: true };
     case XENMEM_decrease_reservation:
       // Pages of an extent that fails half-way are gone, as in Xen.
       return order === 0 ? { ...call, nothing: start } : { ...call, partial: true };
@@ -90,6 +94,13 @@ export function memoryCall(world: World, domid: DomId, draw: Draw): Call {
     default:
       return call;
   }
+}
+
+/** Whether an increase of reservation is for a PV guest. */
+function isGivenToPv({ xen }: World, caller: DomId, { bytes }: Structure): boolean {
+  const named = new DataView(bytes.buffer).getUint16(RESERVATION_DOMID, true);
+  const target = named === DOMID_SELF ? caller : named;
+  return target < xen.model.limits.domains && isPv(xen, target);
 }
 
 function memoryCommand(draw: Draw): number {

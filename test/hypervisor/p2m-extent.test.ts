@@ -86,3 +86,18 @@ test("a table that holds something else than the extent stays a table", () => {
   expect(walkSteps(xen, DomId(domU.domid), domU.ram).at(-1)?.level).toBe(3);
   expect(audit(xen)).toEqual([]);
 });
+
+test("single pages that come to follow each other stay single, whichever comes back last", () => {
+  const memory = { memoryPages: 1024, staticMemory: [{ base: 0x4040_0000, size: 1024 * 4096 }] };
+  const { xen, actors } = bootTestMachine(testModel([testDom0(memory)]));
+  const dom0 = actors[0] as Actor;
+  const machine = { xen, actors };
+  // The first page of a block, so that the others are in place when it comes back to its own gfn.
+  const gfn = dom0.ram + 512;
+  expect(walkSteps(xen, DomId(dom0.domid), gfn).at(-1)?.level).toBe(2);
+  expect(decrease(machine, dom0, gfn)).toBe(1);
+  expect(reserve(machine, dom0, XENMEM_populate_physmap, { gfns: [gfn] })).toBe(1);
+  expect(frameAt(machine, dom0, gfn + 511) - frameAt(machine, dom0, gfn)).toBe(511);
+  expect(walkSteps(xen, DomId(dom0.domid), gfn).at(-1)?.level).toBe(3);
+  expect(audit(xen)).toEqual([]);
+});
