@@ -65,6 +65,8 @@ import {
   entryType,
   forgetXenHeapGfn,
   needsFlush,
+  P2M_NOTHING,
+  type P2mEntry,
   p2mLookup,
   p2mPrepare,
   p2mSet,
@@ -265,7 +267,7 @@ function commitPvMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
 
 /** The identity entry of a foreign page, where the mapper needs one; returns what it replaced. */
 function enterIdentity(xen: Xen, caller: Caller, { granter, frame, readonly }: Mapping): number {
-  if (caller.domid === granter || !needIommuMapping(xen, caller.domid)) return 0;
+  if (caller.domid === granter || !needIommuMapping(xen, caller.domid)) return P2M_NOTHING;
   const former = identityMap(xen, caller.domid, frame, readonly);
   assert(former >= 0, "a prepared identity entry can be set");
   return former;
@@ -280,15 +282,19 @@ function commitMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
   const former = p2mSet(xen, caller.domid, mapping.gfn, frame, type);
   assert(former >= 0, "a prepared entry can be set");
   // The previous content is replaced without any check; RAM stays owned, a foreign page loses its reference.
-  forgetXenHeapGfn(xen, caller.domid, former);
-  if (isForeign(entryType(former))) holdPage(xen, caller.slot, entryFrame(former));
+  if (former !== P2M_NOTHING) letGoOf(xen, caller, former);
   const identity = enterIdentity(xen, caller, mapping);
-  forgetXenHeapGfn(xen, caller.domid, identity);
-  if (isForeign(entryType(identity))) holdPage(xen, caller.slot, entryFrame(identity));
+  if (identity !== P2M_NOTHING) letGoOf(xen, caller, identity);
   publishHandle(xen, caller.domid, mapping.handle, granter, ref, mapping.flags & 0xffff);
   traceMap(xen, caller, mapping);
   const moved = dropAlias(xen, caller.domid, mapping.gfn, frame);
   return moved || needsFlush(former) || needsFlush(identity);
+}
+
+/** What an entry named that another has taken the place of: its references go after the flush. */
+function letGoOf(xen: Xen, { slot, domid }: Caller, former: P2mEntry): void {
+  forgetXenHeapGfn(xen, domid, former);
+  if (isForeign(entryType(former))) holdPage(xen, slot, entryFrame(former));
 }
 
 function traceMap(xen: Xen, caller: Caller, mapping: Mapping): void {

@@ -157,7 +157,8 @@ function unmapHalves(xen: Xen, caller: Caller, asked: Unmap): number {
     const removed = removeHostHalf(xen, caller, asked, frame, flags);
     if (removed !== GNTST_okay) return removed;
     const typed = hostIsTyped(xen, mapper, granter, flags);
-    holdUnmap(xen, caller.slot, granter, ref, frame, readonly, { device: false, typed });
+    const half = typed ? { device: false, typed } : undefined;
+    holdUnmap(xen, caller.slot, granter, ref, frame, readonly, half);
     left &= ~GNTMAP_host_map;
   }
   if (device) {
@@ -224,11 +225,12 @@ function removeHostMapping(
   }
   const former = p2mRemoveMapping(xen, mapper, gfn, frame);
   if (former < 0) return GNTST_general_error;
+  if (entryType(former) === own) return GNTST_okay;
   // The page may have stood there in another way: as the domain's own, or as a foreign page with its own reference.
   forgetXenHeapGfn(xen, mapper, former);
   if (isForeign(entryType(former))) holdPage(xen, caller.slot, frame);
   // What went was not this mapping's entry, so that one may still be somewhere: the audit must know.
-  if (entryType(former) !== own) addDomainField(xen, mapper, DOM.EMPTY_UNMAPS, 1);
+  addDomainField(xen, mapper, DOM.EMPTY_UNMAPS, 1);
   return GNTST_okay;
 }
 

@@ -26,8 +26,9 @@ import { GNTST_general_error, GNTST_okay } from "../shared/status.ts";
 import { FrameIndex } from "../shared/units.ts";
 import { domainField, type Xen } from "./xen.ts";
 
+/** Whether a domain's table has the layout of version 2, which arm64 never has. */
 export const isV2 = (xen: Xen, domid: number): boolean =>
-  domainField(xen, domid, DOM.GRANT_VERSION) === 2;
+  xen.model.arch === "x86" && domainField(xen, domid, DOM.GRANT_VERSION) === 2;
 
 /** Status frames for a number of grant frames. */
 export const statusFramesFor = (frames: number): number =>

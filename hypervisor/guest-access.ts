@@ -6,14 +6,15 @@
  * in the grant table or shared info page works. Each word of guest memory is read at most once per decision.
  * Behaviour: xen/arch/arm/guestcopy.c, copy_guest(), get_page_from_gva().
  */
-import { CDF_pv, DOM, LINE } from "../shared/layout.ts";
+import { DOM, LINE } from "../shared/layout.ts";
 import { GFN_END, PAGE_SIZE } from "../shared/limits.ts";
 import { ACCESS_WRITE, walkPv } from "../shared/mmu.ts";
 import { isRam, p2m_ram_rw } from "../shared/pte.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
 import { frameOwner } from "./frame-table.ts";
 import { entryFrame, entryType, P2M_NOTHING, p2mLookup } from "./p2m.ts";
-import { domainField, hasFlag, lineField, type Xen } from "./xen.ts";
+import { isPv } from "./page-type.ts";
+import { domainField, lineField, type Xen } from "./xen.ts";
 
 /** Frame behind a guest address that the hypervisor may touch on the guest's behalf; undefined: a fault. */
 export function guestFrame(
@@ -24,7 +25,7 @@ export function guestFrame(
 ): FrameIndex | undefined {
   const gfn = Math.floor(gaddr / PAGE_SIZE);
   if (!(gfn >= 0 && gfn < GFN_END)) return undefined;
-  if (hasFlag(xen, domid, CDF_pv)) return pvFrame(xen, domid, gfn, write);
+  if (isPv(xen, domid)) return pvFrame(xen, domid, gfn, write);
   const entry = p2mLookup(xen, domid, gfn);
   if (entry === P2M_NOTHING) return undefined;
   const type = entryType(entry);

@@ -47,7 +47,7 @@ function setField(xen: Xen, domid: number, column: number, value: number): void 
 
 /** Whether the domain's devices walk a table other than its P2M. */
 export const hasOwnTable = (xen: Xen, domid: number): boolean =>
-  field(xen, domid, IOMMU_DOMAIN.ROOT) !== NOT_PRESENT;
+  xen.ownTables && field(xen, domid, IOMMU_DOMAIN.ROOT) !== NOT_PRESENT;
 
 /** Frame index of the root that a context of the domain names. */
 export const contextRoot = (xen: Xen, domid: number): number =>

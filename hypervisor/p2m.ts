@@ -176,9 +176,7 @@ export function walkSteps(xen: Xen, domid: DomId, gfn: number): readonly WalkSte
 
 /** The entry of a gfn: P2M_NOTHING when unmapped or above the highest gfn ever mapped. No reference is taken. */
 export function p2mLookup(xen: Xen, domid: DomId, gfn: number): P2mEntry {
-  if (gfn > domainPair(xen, domid, DOM.P2M_MAX_GFN)) {
-    return hasFlag(xen, domid, CDF_pv) ? machineEntry(xen, gfn) : P2M_NOTHING;
-  }
+  if (gfn > domainPair(xen, domid, DOM.P2M_MAX_GFN)) return machineEntry(xen, domid, gfn);
   let level = rootLevel(xen.layout);
   const upper = upperBits(gfn);
   let table = domainField(xen, domid, DOM.P2M_ROOT) + rootPageOf(upper, level);
@@ -197,7 +195,8 @@ export function p2mLookup(xen: Xen, domid: DomId, gfn: number): P2mEntry {
 }
 
 /** A PV domain has no table: it names machine frames, and whoever uses one asks for the owner. */
-function machineEntry(xen: Xen, mfn: number): P2mEntry {
+function machineEntry(xen: Xen, domid: DomId, mfn: number): P2mEntry {
+  if (!hasFlag(xen, domid, CDF_pv)) return P2M_NOTHING;
   const frame = indexOf(xen.layout, xen.words, mfn);
   return isRamFrame(xen, frame) ? entryOf(frame, p2m_ram_rw) : P2M_NOTHING;
 }
@@ -262,10 +261,10 @@ export function p2mSet(
   order = 0,
 ): P2mOutcome {
   if (isDying(xen, domid)) return -ENOMEM;
-  if (gfn + 2 ** order > rootGfnEnd(xen.layout)) return -EINVAL;
+  if (gfn + (1 << order) > rootGfnEnd(xen.layout)) return -EINVAL;
   const place = reach(xen, domid, gfn, levelOf(order), true);
   if (place < 0) return place;
-  const shown = iommuPrepare(xen, domid, gfn, 2 ** order);
+  const shown = iommuPrepare(xen, domid, gfn, 1 << order);
   if (shown !== 0) return shown;
   const table = Math.floor(place / TABLE_ENTRIES);
   const slot = place % TABLE_ENTRIES;
@@ -275,7 +274,7 @@ export function p2mSet(
   const mfn = mfnAt(xen.layout, frame);
   writeEntry(xen, domid, table, slot, leafWord(mfn, type, levelOf(order)), leafHigh(mfn, type));
   iommuFollow(xen, domid, gfn, frame, type, order);
-  const last = gfn + 2 ** order - 1;
+  const last = gfn + (1 << order) - 1;
   if (last > domainPair(xen, domid, DOM.P2M_MAX_GFN)) {
     setDomainPair(xen, domid, DOM.P2M_MAX_GFN, last);
   }

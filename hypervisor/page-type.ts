@@ -59,7 +59,8 @@ import { invalidateIotlbs } from "./iotlb.ts";
 import { domainField, hasFlag, isDying, type Xen } from "./xen.ts";
 
 /** Whether the domain is not translated: it names machine frames, and its address space is its page tables. */
-export const isPv = (xen: Xen, domid: number): boolean => hasFlag(xen, domid, CDF_pv);
+export const isPv = (xen: Xen, domid: number): boolean =>
+  hasTypes(xen) && hasFlag(xen, domid, CDF_pv);
 
 /** Whether frames have types in this machine. */
 export const hasTypes = (xen: Xen): boolean => xen.layout.frameType >= 0;

@@ -55,6 +55,8 @@ export interface Xen {
   readonly iommu: Required<IommuModel>;
   /** IOTLBs go by a queue, or later than TLBs do: a flush does not simply treat devices as it treats vCPUs. */
   readonly ownIotlbs: boolean;
+  /** Some domain's devices may walk a table other than its P2M: separate tables, or PV guests, which have no P2M. */
+  readonly ownTables: boolean;
   /** One a slot: the server's end. */
   readonly channels: readonly Channel[];
   /** Pending handler of each slot, between two of its gaps. */
@@ -79,6 +81,7 @@ export function xenOf(words: Words, memory: MachineMemory, layout: Layout): Xen 
     model: layout.model,
     iommu,
     ownIotlbs: iommu.invalidation === "queue" || iommu.iotlb.flush !== "strict",
+    ownTables: iommu.tables === "separate" || layout.frameType !== NOT_PRESENT,
     channels: Array.from({ length: slots }, (_, slot) => new Channel(words, layout, slot)),
     pending: new Array<Preemptible | undefined>(slots).fill(undefined),
     gaps: new Array<Gap>(slots).fill(GAP_PREEMPT),
