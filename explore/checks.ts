@@ -22,6 +22,7 @@ import type { MachineImage } from "./image.ts";
 
 /** Id of each invariant of the audit. One that is not here is reported under its own name. */
 export const INVARIANT_IDS: Readonly<Record<string, string>> = {
+  allocations: "I-03",
   frameCounts: "I-04",
   frameOwners: "I-02",
   pageLists: "I-01",

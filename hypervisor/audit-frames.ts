@@ -14,6 +14,7 @@ import type { Census } from "./audit-census.ts";
 import {
   frameOwner,
   frameReferences,
+  isAllocated,
   isFree,
   isReserved,
   isXenHeap,
@@ -34,6 +35,16 @@ export function frameCounts(xen: Xen, census: Census): string[] {
     const has = frameReferences(xen, frame);
     const should = at(census.references, frame);
     if (has !== should) findings.push(`frame ${frame} counts ${has} references, ${should} exist`);
+  }
+  return findings;
+}
+
+/** The allocation reference is a reference: a frame that has it counts at least one. */
+export function allocations(xen: Xen): string[] {
+  const findings: string[] = [];
+  for (let frame = 0; frame < xen.layout.ramFrames; frame++) {
+    if (!isAllocated(xen, frame) || frameReferences(xen, frame) > 0) continue;
+    findings.push(`frame ${frame} has its allocation reference and counts none`);
   }
   return findings;
 }

@@ -10,6 +10,7 @@
 import { type Census, takeCensus } from "./audit-census.ts";
 import { eventPairs, fifoQueues, fifoState, pollers } from "./audit-events.ts";
 import {
+  allocations,
   claims,
   domainReferences,
   frameCounts,
@@ -52,6 +53,7 @@ type Invariant = (xen: Xen, census: Census) => string[];
 
 /** Every invariant that is judged whatever the guests do, by name. */
 export const INVARIANTS: Readonly<Record<string, Invariant>> = {
+  allocations,
   frameCounts,
   frameOwners,
   pageLists,

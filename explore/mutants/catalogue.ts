@@ -4,12 +4,14 @@ import { FRAME_MUTANTS } from "./frames.ts";
 import { GRANT_MUTANTS } from "./grants.ts";
 import type { Mutant, OutOfReach } from "./mutant.ts";
 import { OUT_OF_REACH_ROWS } from "./out-of-reach.ts";
+import { PV_MUTANTS } from "./pv.ts";
 import { RING_MUTANTS } from "./rings.ts";
 
 export const MUTANTS: readonly Mutant[] = [
   ...GRANT_MUTANTS,
   ...FRAME_MUTANTS,
   ...EVENT_MUTANTS,
+  ...PV_MUTANTS,
   ...RING_MUTANTS,
 ];
 

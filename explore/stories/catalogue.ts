@@ -33,6 +33,7 @@ import {
   splitBlockStory,
 } from "./pages.ts";
 import { halvesRaceStory, halvesStory } from "./pv.ts";
+import { stealStory, transferStory } from "./pv-pages.ts";
 import { ringIndexStory, ringRequestStory, ringSleepStory } from "./ring.ts";
 import { movePageStory, statusFreedStory, versionUnderMapStory } from "./x86.ts";
 
@@ -74,6 +75,8 @@ export const STORIES: readonly Story[] = [
   halvesStory,
   halvesRaceStory,
   reuseStory,
+  transferStory,
+  stealStory,
 ];
 
 export const storyNamed = (name: string): Story | undefined =>

@@ -107,6 +107,13 @@ export const PLANTED: readonly [what: string, finding: RegExp, plant: (state: In
     },
   ],
   [
+    "an allocation reference that counts nothing",
+    /frame \d+ has its allocation reference and counts none/,
+    ({ xen, frame }) => {
+      xen.words[xen.layout.frameCount + frame] = PGC_allocated;
+    },
+  ],
+  [
     "an owner of a free frame",
     /is free and owned by domain 1/,
     ({ xen }) => {
