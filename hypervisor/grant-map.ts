@@ -67,9 +67,9 @@ import {
   needsFlush,
   P2M_NOTHING,
   type P2mEntry,
+  p2mEnter,
   p2mLookup,
   p2mPrepare,
-  p2mSet,
 } from "./p2m.ts";
 import { dropAlias, insertionCrashes } from "./p2m-insert.ts";
 import { isPv } from "./page-type.ts";
@@ -90,15 +90,18 @@ import {
   type Xen,
 } from "./xen.ts";
 
-/** What a check has established, for the commit. A reference on `frame` is held. */
+/** What is asked, and what the check establishes for the commit. */
 interface Mapping {
   readonly granter: DomId;
   readonly ref: number;
-  readonly frame: number;
   readonly gfn: number;
   readonly readonly: boolean;
   readonly flags: number;
   readonly handle: number;
+  /** Set by `checkEntry`, which holds a reference on it then. */
+  frame: number;
+  /** Where the mapper's P2M entry goes, as `p2mPrepare` found it. */
+  place: number;
 }
 
 /** The batch: each element is copied just before it is processed and written back whole. */
@@ -143,21 +146,21 @@ function checkMap(xen: Xen, caller: Caller): Mapping | number {
   if (!mayGrant(xen, caller, granter)) return GNTST_permission_denied;
   const handle = getHandle(xen, caller.domid, lineField(xen, caller.slot, LINE.NUMBER));
   if (handle === NOT_PRESENT) return GNTST_no_space;
-  const frame = checkEntry(xen, caller, granter, args.u32(MAP_REF), flags);
-  if (frame < 0) {
-    putHandle(xen, caller.domid, handle);
-    refused(xen, caller, granter, frame);
-    return frame;
-  }
-  return {
+  const mapping: Mapping = {
     granter,
     ref: args.u32(MAP_REF),
-    frame,
     gfn: Math.floor(args.u64(MAP_HOST_ADDR) / PAGE_SIZE),
     readonly: (flags & GNTMAP_readonly) !== 0,
     flags,
     handle,
+    frame: NOT_PRESENT,
+    place: NOT_PRESENT,
   };
+  const status = checkEntry(xen, caller, mapping);
+  if (status === GNTST_okay) return mapping;
+  putHandle(xen, caller.domid, handle);
+  refused(xen, caller, granter, status);
+  return status;
 }
 
 /** XSM: the default policy lets everybody; SILO wants a control domain on one side. */
@@ -168,11 +171,11 @@ export const mayGrant = (xen: Xen, caller: Caller, other: DomId): boolean =>
   isPrivileged(xen, { slot: caller.slot, domid: other });
 
 /**
- * Steps 6 to 16 for `caller` and entry `ref` of `granter`. Returns the frame index with a page reference held and
- * status bits set, or a GNTST_* with nothing left behind.
+ * Steps 6 to 16. Returns GNTST_okay with the frame found, a page reference on it held and status bits set, or another
+ * GNTST_* with nothing left behind.
  */
-function checkEntry(xen: Xen, caller: Caller, granter: DomId, ref: number, flags: number): number {
-  const readonly = (flags & GNTMAP_readonly) !== 0;
+function checkEntry(xen: Xen, caller: Caller, mapping: Mapping): number {
+  const { granter, ref, readonly, flags } = mapping;
   if (ref >= grantEntries(xen, granter)) return GNTST_bad_gntref;
   const increment = incrementOf(flags);
   if (!pinAdmits(xen, granter, ref, caller.domid, readonly, increment)) return GNTST_general_error;
@@ -191,14 +194,14 @@ function checkEntry(xen: Xen, caller: Caller, granter: DomId, ref: number, flags
     reduceStatus(xen, granter, ref, readonly);
     return frame;
   }
-  const gfn = Math.floor(xen.args.u64(MAP_HOST_ADDR) / PAGE_SIZE);
+  mapping.frame = frame;
   // A pinned frame needs its own reference; its owner may be dying, but still owns it.
   if (pin === 0 || getPage(xen, frame, granter)) {
     if (takeMappingReferences(xen, caller.domid, granter, frame, flags)) {
       const ready = isPv(xen, caller.domid)
-        ? pteReady(xen, caller, flags) && devicesReady(xen, caller, granter, frame)
-        : entryPathReady(xen, caller, granter, gfn, frame, flags);
-      if (ready) return frame;
+        ? pteReady(xen, caller, flags) && devicesReady(xen, caller, mapping)
+        : entryPathReady(xen, caller, mapping);
+      if (ready) return GNTST_okay;
       dropMappingReferences(xen, caller.domid, granter, frame, flags);
     }
     putPage(xen, frame);
@@ -217,22 +220,16 @@ export function grantedFrame(xen: Xen, granter: DomId, gfn: number): number {
 }
 
 /** The host mapping's own rules: no stray flag, and a P2M that can take the entries. */
-function entryPathReady(
-  xen: Xen,
-  caller: Caller,
-  granter: DomId,
-  gfn: number,
-  frame: number,
-  flags: number,
-): boolean {
-  if ((flags & ~GNTMAP_readonly) !== GNTMAP_host_map) return false;
-  if (p2mPrepare(xen, caller.domid, gfn) !== 0) return false;
-  if (insertionCrashes(xen, caller.slot, caller.domid, gfn)) return false;
-  return devicesReady(xen, caller, granter, frame);
+function entryPathReady(xen: Xen, caller: Caller, mapping: Mapping): boolean {
+  if ((mapping.flags & ~GNTMAP_readonly) !== GNTMAP_host_map) return false;
+  mapping.place = p2mPrepare(xen, caller.domid, mapping.gfn);
+  if (mapping.place < 0) return false;
+  if (insertionCrashes(xen, caller.slot, caller.domid, mapping.gfn)) return false;
+  return devicesReady(xen, caller, mapping);
 }
 
 /** The table of the mapper's devices can take an identity entry, where one is needed. */
-const devicesReady = (xen: Xen, caller: Caller, granter: DomId, frame: number): boolean =>
+const devicesReady = (xen: Xen, caller: Caller, { granter, frame }: Mapping): boolean =>
   caller.domid === granter ||
   !needIommuMapping(xen, caller.domid) ||
   identityPrepare(xen, caller.domid, frame) === 0;
@@ -276,11 +273,10 @@ function enterIdentity(xen: Xen, caller: Caller, { granter, frame, readonly }: M
 /** Enters everything; returns whether a former translation must be flushed. What it held is on the hold list. */
 function commitMap(xen: Xen, caller: Caller, mapping: Mapping): boolean {
   if (isPv(xen, caller.domid)) return commitPvMap(xen, caller, mapping);
-  const { granter, ref, frame, readonly } = mapping;
+  const { granter, ref, frame, readonly, gfn, place } = mapping;
   takePin(xen, granter, ref, caller.domid, frame, readonly);
   const type = readonly ? p2m_grant_map_ro : p2m_grant_map_rw;
-  const former = p2mSet(xen, caller.domid, mapping.gfn, frame, type);
-  assert(former >= 0, "a prepared entry can be set");
+  const former = p2mEnter(xen, caller.domid, gfn, place, frame, type);
   // The previous content is replaced without any check; RAM stays owned, a foreign page loses its reference.
   if (former !== P2M_NOTHING) letGoOf(xen, caller, former);
   const identity = enterIdentity(xen, caller, mapping);

@@ -56,7 +56,8 @@ export const identityCounts = (
 /** Makes sure that `identityMap` cannot fail. Returns 0 or a negative errno. */
 export function identityPrepare(xen: Xen, domid: DomId, frame: number): number {
   const mfn = mfnAt(xen.layout, frame);
-  return hasOwnTable(xen, domid) ? iommuPrepare(xen, domid, mfn) : p2mPrepare(xen, domid, mfn);
+  if (hasOwnTable(xen, domid)) return iommuPrepare(xen, domid, mfn);
+  return Math.min(p2mPrepare(xen, domid, mfn), 0);
 }
 
 function enter(xen: Xen, domid: DomId, frame: number, readonly: boolean): P2mOutcome {

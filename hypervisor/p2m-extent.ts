@@ -95,7 +95,7 @@ function mergeTables(xen: Xen, slot: number, domid: DomId, gfn: number, order: n
 
 /** Puts a block in the place of the table that a `level` entry leads to, if it names pages in a row. */
 function mergeTable(xen: Xen, slot: number, domid: DomId, gfn: number, level: number): boolean {
-  const place = reach(xen, domid, gfn, level, false);
+  const place = reach(xen, domid, gfn, level, "look");
   if (place < 0) return false;
   const table = Math.floor(place / TABLE_ENTRIES);
   const entry = place % TABLE_ENTRIES;

@@ -29,7 +29,7 @@ import {
   tableWord,
   upperBits,
 } from "../shared/pte.ts";
-import { EILSEQ, EINVAL, ENOENT, ENOMEM } from "../shared/status.ts";
+import { EEXIST, EILSEQ, EINVAL, ENOENT, ENOMEM } from "../shared/status.ts";
 import { hypervisorRing, TRACE_P2M_CLEAR, TRACE_P2M_SET, trace } from "../shared/trace.ts";
 import { type DomId, FrameIndex, type Gfn } from "../shared/units.ts";
 import { frameOwner, isRamFrame, isXenHeap, setXenHeapGfn } from "./frame-table.ts";
@@ -219,8 +219,14 @@ function splitBlock(xen: Xen, domid: DomId, table: number, slot: number, level: 
   return true;
 }
 
+/**
+ * How far a walk may change the table to reach an entry: not at all; by a table in the place of a block; also by a table
+ * where nothing stands.
+ */
+type Reach = "look" | "split" | "create";
+
 /** Where an entry of `level` for `gfn` stands: table * 512 + slot; a negative errno when it cannot be reached. */
-export function reach(xen: Xen, domid: DomId, gfn: number, level: number, create: boolean): number {
+export function reach(xen: Xen, domid: DomId, gfn: number, level: number, how: Reach): number {
   let here = rootLevel(xen.layout);
   const upper = upperBits(gfn);
   let table = domainField(xen, domid, DOM.P2M_ROOT) + rootPageOf(upper, here);
@@ -229,13 +235,14 @@ export function reach(xen: Xen, domid: DomId, gfn: number, level: number, create
     const low = entryWord(xen, table, slot);
     if (here === level) return table * TABLE_ENTRIES + slot;
     if (low === 0) {
-      if (!create) return -ENOENT;
+      if (how !== "create") return -ENOENT;
       const below = allocTable(xen, domid);
       if (below === NOT_PRESENT) return -ENOENT;
       const mfn = mfnAt(xen.layout, below);
       writeEntry(xen, domid, table, slot, tableWord(mfn), tableHigh(mfn));
-    } else if (!isTable(low, here) && !splitBlock(xen, domid, table, slot, here)) {
-      return -ENOMEM;
+    } else if (!isTable(low, here)) {
+      if (how === "look") return -EEXIST;
+      if (!splitBlock(xen, domid, table, slot, here)) return -ENOMEM;
     }
     const link = entryWord(xen, table, slot);
     table = indexOf(xen.layout, xen.words, pteMfn(link, entryHigh(xen, table, slot)));
@@ -262,15 +269,27 @@ export function p2mSet(
 ): P2mOutcome {
   if (isDying(xen, domid)) return -ENOMEM;
   if (gfn + (1 << order) > rootGfnEnd(xen.layout)) return -EINVAL;
-  const place = reach(xen, domid, gfn, levelOf(order), true);
+  const place = reach(xen, domid, gfn, levelOf(order), "create");
   if (place < 0) return place;
   const shown = iommuPrepare(xen, domid, gfn, 1 << order);
-  if (shown !== 0) return shown;
+  return shown === 0 ? p2mEnter(xen, domid, gfn, place, frame, type, order) : shown;
+}
+
+/** The end of `p2mSet`, at a place that `p2mPrepare` has found since the handler last let go: it cannot fail. */
+export function p2mEnter(
+  xen: Xen,
+  domid: DomId,
+  gfn: Gfn | number,
+  place: number,
+  frame: number,
+  type: number,
+  order = 0,
+): P2mEntry {
   const table = Math.floor(place / TABLE_ENTRIES);
   const slot = place % TABLE_ENTRIES;
   const low = entryWord(xen, table, slot);
   assert(low === 0 || !isTable(low, levelOf(order)), "a block is entered where no table stands");
-  const former = low === 0 ? P2M_NOTHING : formerEntry(xen, table, slot);
+  const former = entryAt(xen, place);
   const mfn = mfnAt(xen.layout, frame);
   writeEntry(xen, domid, table, slot, leafWord(mfn, type, levelOf(order)), leafHigh(mfn, type));
   iommuFollow(xen, domid, gfn, frame, type, order);
@@ -292,10 +311,14 @@ export function p2mSet(
   return former;
 }
 
-function formerEntry(xen: Xen, table: number, slot: number): P2mEntry {
+/** The entry at a place that `reach` has found: the first page of it, where it is a block. */
+function entryAt(xen: Xen, place: number): P2mEntry {
+  const table = Math.floor(place / TABLE_ENTRIES);
+  const slot = place % TABLE_ENTRIES;
+  const low = entryWord(xen, table, slot);
+  if (low === 0) return P2M_NOTHING;
   const up = entryHigh(xen, table, slot);
-  const frame = indexOf(xen.layout, xen.words, pteMfn(entryWord(xen, table, slot), up));
-  return entryOf(frame, pteType(up));
+  return entryOf(indexOf(xen.layout, xen.words, pteMfn(low, up)), pteType(up));
 }
 
 /**
@@ -304,13 +327,16 @@ function formerEntry(xen: Xen, table: number, slot: number): P2mEntry {
  */
 export function p2mClear(xen: Xen, domid: DomId, gfn: Gfn | number): P2mOutcome {
   if (gfn >= rootGfnEnd(xen.layout)) return P2M_NOTHING;
-  const place = reach(xen, domid, gfn, P2M_LEVEL_LEAF, false);
+  const place = reach(xen, domid, gfn, P2M_LEVEL_LEAF, "split");
   if (place === -ENOENT) return P2M_NOTHING;
-  if (place < 0) return place;
+  return place < 0 ? place : clearAt(xen, domid, gfn, place, entryAt(xen, place));
+}
+
+/** Empties the page entry of `gfn` at `place`, where `former` stands; returns that. */
+function clearAt(xen: Xen, domid: DomId, gfn: number, place: number, former: P2mEntry): P2mEntry {
+  if (former === P2M_NOTHING) return former;
   const table = Math.floor(place / TABLE_ENTRIES);
   const slot = place % TABLE_ENTRIES;
-  if (entryWord(xen, table, slot) === 0) return P2M_NOTHING;
-  const former = formerEntry(xen, table, slot);
   // Word 1 stays: a walker that has already read word 0 must find the half that belongs to it.
   xen.memory.store(FrameIndex(table), slot * 8, 0);
   iommuFollow(xen, domid, gfn, 0, p2m_invalid);
@@ -323,9 +349,12 @@ export function p2mClear(xen: Xen, domid: DomId, gfn: Gfn | number): P2mOutcome 
  * -EILSEQ and nothing changed; entries of other types and empty gfns are not compared.
  */
 export function p2mRemoveMapping(xen: Xen, domid: DomId, gfn: number, frame: number): P2mOutcome {
-  const entry = p2mLookup(xen, domid, gfn);
+  if (gfn >= rootGfnEnd(xen.layout)) return P2M_NOTHING;
+  const place = reach(xen, domid, gfn, P2M_LEVEL_LEAF, "look");
+  if (place === -ENOENT) return P2M_NOTHING;
+  const entry = place < 0 ? p2mLookup(xen, domid, gfn) : entryAt(xen, place);
   if (isAnyRam(entryType(entry)) && entryFrame(entry) !== frame) return -EILSEQ;
-  return p2mClear(xen, domid, gfn);
+  return place < 0 ? p2mClear(xen, domid, gfn) : clearAt(xen, domid, gfn, place, entry);
 }
 
 /** Whether taking this entry away leaves translations behind that must be flushed. */
@@ -345,12 +374,14 @@ export function forgetXenHeapGfn(xen: Xen, domid: DomId, former: P2mEntry): void
 }
 
 /**
- * Makes sure that `p2mSet` of one page cannot fail: the checks and the table pages of it, so that a handler can
- * refuse before it commits. Returns 0, or the -errno that `p2mSet` would have given.
+ * Makes sure that `p2mEnter` of one page cannot fail: the checks and the table pages of it, so that a handler can
+ * refuse before it commits. Returns the place, or the -errno that `p2mSet` would have given.
  */
 export function p2mPrepare(xen: Xen, domid: DomId, gfn: Gfn | number): number {
   if (isDying(xen, domid)) return -ENOMEM;
   if (!(gfn < rootGfnEnd(xen.layout))) return -EINVAL;
-  const place = reach(xen, domid, gfn, P2M_LEVEL_LEAF, true);
-  return place < 0 ? place : iommuPrepare(xen, domid, gfn);
+  const place = reach(xen, domid, gfn, P2M_LEVEL_LEAF, "create");
+  if (place < 0) return place;
+  const shown = iommuPrepare(xen, domid, gfn);
+  return shown === 0 ? place : shown;
 }

@@ -43,8 +43,8 @@ test("a handle that a failing map forgets is found by the audit", async () => {
   const error = await firstError("handle", [
     {
       file: "hypervisor/grant-map.ts",
-      from: "    putHandle(xen, caller.domid, handle);\n    refused(",
-      to: "    refused(",
+      from: "  putHandle(xen, caller.domid, handle);\n  refused(",
+      to: "  refused(",
     },
   ]);
   expect(error?.message).toMatch(/neither live nor free|frame|free list/);
