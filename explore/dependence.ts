@@ -1,7 +1,7 @@
 /**
  * What each step of a run has touched, so that two steps can be told to depend on each other or not.
  *
- *   words of memory    named by frame and offset, read or written
+ *   words of memory    named by frame and offset, read or written; a page that is zeroed or copied has one name
  *   a slot's line      its accesses, against flushes and its death      (one name a slot)
  *   a slot's event     a raise, against a sleeper                       (one name a slot)
  *   the work           requests pushed and answered, against the hypervisor's turn
@@ -11,7 +11,7 @@
  */
 import { at } from "../shared/assert.ts";
 import { LINE, lineOf, MACHINE } from "../shared/layout.ts";
-import { WORDS_PER_PAGE } from "../shared/limits.ts";
+import { PAGE_SIZE, WORDS_PER_PAGE } from "../shared/limits.ts";
 import { TOUCH_WRITE } from "../shared/mem.ts";
 import type { MachineImage } from "./image.ts";
 import { HYPERVISOR } from "./scheduler.ts";
@@ -23,6 +23,8 @@ export interface Step {
   readonly enabled: readonly number[];
   /** Names of what was touched: doubled, plus 1 for a write. */
   readonly touched: Set<number>;
+  /** Frames that were touched from end to end: doubled, plus 1 for a write. */
+  readonly pages: number[];
 }
 
 export interface Trace {
@@ -37,13 +39,19 @@ const eventName = (slot: number): number => -3 - 2 * slot;
 const read = (name: number): number => name * 2;
 const written = (name: number): number => name * 2 + 1;
 
+/** Frame of a name of a word; below 0 for any other name. */
+export const frameOf = (name: number): number => Math.floor(name / (2 * WORDS_PER_PAGE));
+
 /** Whether the order of two steps matters. */
 export function dependent(one: Step, other: Step): boolean {
-  if (one.task === other.task) return true;
-  const [few, many] =
-    one.touched.size < other.touched.size
-      ? [one.touched, other.touched]
-      : [other.touched, one.touched];
+  if (one.task === other.task || meet(one.touched, other.touched)) return true;
+  return (
+    one.pages.some((page) => covers(page, other)) || other.pages.some((page) => covers(page, one))
+  );
+}
+
+function meet(some: ReadonlySet<number>, others: ReadonlySet<number>): boolean {
+  const [few, many] = some.size < others.size ? [some, others] : [others, some];
   for (const name of few) {
     // Odd is a write, which conflicts with both; even is a read, which conflicts with a write.
     if (many.has(name | 1) || ((name & 1) === 1 && many.has(name - 1))) return true;
@@ -51,9 +59,17 @@ export function dependent(one: Step, other: Step): boolean {
   return false;
 }
 
+/** Whether an access of a whole page conflicts with an access of a step's. */
+function covers(page: number, { touched, pages }: Step): boolean {
+  const conflicts = (frame: number, kind: number): boolean =>
+    frame === page >> 1 && ((page | kind) & 1) === 1;
+  for (const name of touched) if (conflicts(frameOf(name), name)) return true;
+  return pages.some((other) => conflicts(other >> 1, other));
+}
+
 /** Watches a machine from its next step on. */
 export function traceSteps(machine: Machine, image: MachineImage): Trace {
-  const { words, layout, memory } = { ...machine, memory: image.memory };
+  const { words, layout } = machine;
   const steps: Step[] = [];
   const slots = layout.model.limits.slots;
   const events = new Int32Array(slots);
@@ -82,18 +98,14 @@ export function traceSteps(machine: Machine, image: MachineImage): Trace {
     if (actor?.state === "blocked") touched.add(read(eventName(task)));
     if (actor?.state === "calling" || wasCalling) touched.add(read(WORK));
   };
-  const before = memory.onTouch;
-  memory.onTouch = (kind, frame, offset, length) => {
-    before?.(kind, frame, offset, length);
-    const touched = steps.at(-1)?.touched;
-    if (touched !== undefined && !machine.auditing) addWords(touched, kind, frame, offset, length);
-  };
+  noteTouches(machine, image, steps);
   machine.log = {
     step(choice, candidates, count) {
       finish();
       remember();
       const touched = new Set<number>();
-      steps.push({ task: choice, enabled: Array.from(candidates.subarray(0, count)), touched });
+      const enabled = Array.from(candidates.subarray(0, count));
+      steps.push({ task: choice, enabled, touched, pages: [] });
       wasCalling = false;
       if (choice !== HYPERVISOR) {
         const state = machine.actors[choice]?.state;
@@ -113,16 +125,30 @@ export function traceSteps(machine: Machine, image: MachineImage): Trace {
   return { steps, end: finish };
 }
 
-function addWords(
-  touched: Set<number>,
+function noteTouches(machine: Machine, { memory }: MachineImage, steps: readonly Step[]): void {
+  const before = memory.onTouch;
+  memory.onTouch = (kind, frame, offset, length) => {
+    before?.(kind, frame, offset, length);
+    const last = steps.at(-1);
+    if (last !== undefined && !machine.auditing) addTouch(last, kind, frame, offset, length);
+  };
+}
+
+function addTouch(
+  { touched, pages }: Step,
   kind: number,
   frame: number,
   offset: number,
   length: number,
 ): void {
+  const isWrite = (kind & TOUCH_WRITE) !== 0;
+  if (length === PAGE_SIZE) {
+    pages.push(isWrite ? written(frame) : read(frame));
+    return;
+  }
   const first = frame * WORDS_PER_PAGE + (offset >> 2);
   const last = frame * WORDS_PER_PAGE + ((offset + length - 1) >> 2);
   for (let word = first; word <= last; word++) {
-    touched.add((kind & TOUCH_WRITE) === 0 ? read(word) : written(word));
+    touched.add(isWrite ? written(word) : read(word));
   }
 }

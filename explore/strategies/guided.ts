@@ -7,11 +7,14 @@
  */
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 import { item } from "../../shared/assert.ts";
-import { type Trace, traceSteps } from "../dependence.ts";
+import { frameOf, type Trace, traceSteps } from "../dependence.ts";
 import type { MachineImage } from "../image.ts";
 import type { Scheduler } from "../scheduler.ts";
 import type { Machine } from "../state.ts";
 import { type Deviation, deviationScheduler, recorder } from "./deviations.ts";
+
+/** Where the names of whole pages begin, downwards: far below those of slots. */
+const PAGE_PLACES = -(1 << 20);
 
 /** Schedules that are kept. */
 const KEPT_MAX = 512;
@@ -26,7 +29,7 @@ export function guidedSearch(tasks: readonly number[], points: number): GuidedSe
   const generator = xoroshiro128plus(points);
   const number = (below: number): number => (generator.next() >>> 0) % Math.max(below, 1);
   const kept: (readonly Deviation[])[] = [[]];
-  const seen = new Set<string>();
+  const seen = new Set<number>();
   let trace: Trace | undefined;
   let last = recorder(deviationScheduler([]));
   let begun = false;
@@ -61,18 +64,38 @@ export function guidedSearch(tasks: readonly number[], points: number): GuidedSe
   }
 }
 
-/** Whether two tasks have met on a word as they never have before. */
-function isNew({ steps }: Trace, seen: Set<string>): boolean {
+/** More than there are tasks. */
+const TASKS = 1 << 10;
+
+/** Whether two tasks have met on a word, or on a page as a whole, as they never have before. */
+function isNew({ steps }: Trace, seen: Set<number>): boolean {
   const before = seen.size;
-  const writers = new Map<number, number>();
-  for (const { task, touched } of steps) {
+  // When a word or a page was last written, and by whom: step * TASKS + task + 1.
+  const words = new Map<number, number>();
+  const wholes = new Map<number, number>();
+  const pages = new Map<number, number>();
+  const note = (place: number, last: number, task: number, kind: number): void => {
+    const writer = last % TASKS;
+    if (last > 0 && writer !== task + 1)
+      seen.add(((place * TASKS + writer) * TASKS + task + 1) * 2 + (kind & 1));
+  };
+  steps.forEach(({ task, touched, pages: whole }, i) => {
+    const by = (i + 1) * TASKS + task + 1;
     for (const name of touched) {
       const word = name >> 1;
-      const writer = writers.get(word);
-      if (writer !== undefined && writer !== task)
-        seen.add(`${word} ${writer} ${task} ${name & 1}`);
-      if ((name & 1) === 1) writers.set(word, task);
+      const frame = frameOf(name);
+      note(word, Math.max(words.get(word) ?? 0, wholes.get(frame) ?? 0), task, name);
+      if ((name & 1) === 0) continue;
+      words.set(word, by);
+      pages.set(frame, by);
     }
-  }
+    for (const name of whole) {
+      const frame = name >> 1;
+      note(PAGE_PLACES - frame, pages.get(frame) ?? 0, task, name);
+      if ((name & 1) === 0) continue;
+      wholes.set(frame, by);
+      pages.set(frame, by);
+    }
+  });
   return seen.size > before;
 }
