@@ -13,6 +13,7 @@ import {
   addToPhysmap,
   eventChannelOp,
   freshArguments,
+  grantTableOp,
   memoryOp,
   setU64,
 } from "../domains/hypercalls.ts";
@@ -30,10 +31,13 @@ import { EVTCHNOP_reset, RESET_DOM, RESET_SIZE } from "../shared/abi/event-chann
 import {
   GNTMAP_host_map,
   GNTMAP_readonly,
+  GNTTABOP_set_version,
   GTF_permit_access,
   GTF_reading,
   GTF_readonly,
   GTF_writing,
+  SET_VERSION_SIZE,
+  SET_VERSION_VERSION,
 } from "../shared/abi/grant.ts";
 import {
   ACQUIRE_DOMID,
@@ -133,6 +137,12 @@ export function* openSharedInfo(guest: Guest): Program {
 export function* resetPorts(guest: Guest): Program<number> {
   freshArguments(guest.caller, RESET_SIZE).setUint16(RESET_DOM, DOMID_SELF, true);
   return yield* eventChannelOp(guest.caller, EVTCHNOP_reset, RESET_SIZE);
+}
+
+/** GNTTABOP_set_version of the guest's own table: 0 or a negative errno. */
+export function* setVersion(guest: Guest, version: number): Program<number> {
+  freshArguments(guest.caller, SET_VERSION_SIZE).setUint32(SET_VERSION_VERSION, version, true);
+  return yield* grantTableOp(guest.caller, GNTTABOP_set_version, SET_VERSION_SIZE, 1);
 }
 
 /** Guest address of the header of entry `ref`; the frame word follows it. */

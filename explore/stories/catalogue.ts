@@ -33,7 +33,13 @@ import {
   splitBlockStory,
 } from "./pages.ts";
 import { halvesRaceStory, halvesStory } from "./pv.ts";
-import { stealStory, transferStory } from "./pv-pages.ts";
+import {
+  attachStory,
+  pinnedTableStory,
+  statusFramesStory,
+  stealStory,
+  transferStory,
+} from "./pv-pages.ts";
 import { ringIndexStory, ringRequestStory, ringSleepStory } from "./ring.ts";
 import { movePageStory, statusFreedStory, versionUnderMapStory } from "./x86.ts";
 
@@ -77,6 +83,9 @@ export const STORIES: readonly Story[] = [
   reuseStory,
   transferStory,
   stealStory,
+  pinnedTableStory,
+  statusFramesStory,
+  attachStory,
 ];
 
 export const storyNamed = (name: string): Story | undefined =>

@@ -15,7 +15,7 @@ import { A, RAM, smallModel } from "./machines.ts";
 const PAGE = RAM + 10;
 const DEVICE_SLOT = 1;
 
-const disk: DeviceModel = {
+export const disk: DeviceModel = {
   name: "disk",
   kind: "disk",
   registers: 0x9000_0000,

@@ -2,13 +2,12 @@
  * Stories of translated x86 guests: grant tables of version 2 with their status pages, and pages that move over others.
  * Ours; the shapes are those of stress spec 11.1 and 11.2.
  */
-import { addToPhysmap, freshArguments, grantTableOp } from "../../domains/hypercalls.ts";
+import { addToPhysmap } from "../../domains/hypercalls.ts";
 import { storeWord } from "../../domains/memory.ts";
-import { GNTTABOP_set_version, GTF_permit_access } from "../../shared/abi/grant.ts";
+import { GTF_permit_access } from "../../shared/abi/grant.ts";
 import { XENMAPSPACE_gmfn, XENMAPSPACE_grant_table } from "../../shared/abi/memory.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
-import type { Program } from "../../shared/trap.ts";
-import { type Guest, map, tryLoad } from "../raw-guest.ts";
+import { map, setVersion, tryLoad } from "../raw-guest.ts";
 import type { Story, StoryTask } from "../story.ts";
 import { A, B, GRANT_GFN, HOLE, RAM, smallModel } from "./machines.ts";
 
@@ -17,11 +16,6 @@ const PAGE = RAM + 10;
 const REF = 8;
 
 const x86 = { machine: { arch: "x86", ipaBits: 44 } } as const;
-
-function* setVersion(guest: Guest, version: number): Program<number> {
-  freshArguments(guest.caller, 4).setUint32(0, version, true);
-  return yield* grantTableOp(guest.caller, GNTTABOP_set_version, 4, 1);
-}
 
 /** A has version 2, and its status page at HOLE. */
 const versionTwo: StoryTask = {
