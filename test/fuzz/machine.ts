@@ -28,10 +28,10 @@ const IOMMUS: readonly (IommuModel & { readonly arch?: "arm64" })[] = [
   { mode: "on", quarantine: "scratch-page", iotlb: { entries: 16, flush: "lazy" } },
   { arch: "arm64", mode: "on", tables: "separate", iotlb: { entries: 1, flush: "strict" } },
 ];
+/** The last kind: two guests are paravirtualised, the others translated. */
+const PV_SHAPE = ARM64_SHAPES + X86_SHAPES + IOMMUS.length;
 /** Kinds of machine besides the choice of hypervisor; an episode takes the next one in turn. */
-export const SHAPES = ARM64_SHAPES + X86_SHAPES + IOMMUS.length;
-/** One kind more, for whoever asks for it: two guests are paravirtualised, the others translated. */
-export const PV_SHAPE = SHAPES;
+export const SHAPES = PV_SHAPE + 1;
 /** What makes a domain a PV one. */
 const PV = { guest: "pv", ramGfn: 0, p2mPoolPages: 0, staticMemory: [], iommu: false } as const;
 

@@ -4,7 +4,6 @@
  *
  *   npm run fuzz                                      1,000,000 operations
  *   npm run fuzz -- --state fuzz.json                 goes on where the file says it stood, and keeps it up to date
- *   npm run fuzz -- --pv                              machines with PV guests, which the others do not have
  *   npm run -s fuzz -- --seed 1 --episode 17          one episode, shortened when it fails
  *
  * Exit code: 0; 5 when an invariant does not hold; 1 when the hypervisor's own assertion does not; 2 for what was typed
@@ -24,7 +23,7 @@ import {
 } from "../../toolstack/exit-codes.ts";
 import { anyCommand, type Command as Operation } from "./commands.ts";
 import { type Failure, runEpisode, shorten } from "./episode.ts";
-import { Machines, machineOfEpisode, PV_SHAPE } from "./machine.ts";
+import { Machines, machineOfEpisode } from "./machine.ts";
 import { Violation } from "./world.ts";
 
 const OPERATIONS = 1_000_000;
@@ -40,13 +39,6 @@ interface Options {
   readonly operations: number;
   readonly episode?: number;
   readonly state?: string;
-  readonly pv?: true;
-}
-
-/** Machine of an episode: its kind in turn, or always the one with PV guests. */
-function kindOf(options: Options, episode: number) {
-  const { hypervisor, shape } = machineOfEpisode(episode);
-  return { hypervisor, shape: options.pv === true ? PV_SHAPE : shape };
 }
 
 /** How far a campaign has got: all that a later run needs. */
@@ -132,14 +124,8 @@ class Progress {
 }
 
 /** Shortens a failing episode, tells its story and how to see it again; returns the exit code. */
-function report(
-  machines: Machines,
-  options: Options,
-  seed: number,
-  episode: number,
-  failure: Failure,
-): number {
-  const { hypervisor, shape } = kindOf(options, episode);
+function report(machines: Machines, seed: number, episode: number, failure: Failure): number {
+  const { hypervisor, shape } = machineOfEpisode(episode);
   const found = shorten(machines.image(hypervisor, shape), commandsOf(seed, episode), failure);
   const { error, log } = found.failure;
   const out = [
@@ -147,19 +133,14 @@ function report(
     ...log.map((line, i) => `  ${i + 1}. ${line}`),
     error instanceof Error ? (error.stack ?? error.message) : String(error),
     `seed ${seed}, episode ${episode}`,
-    `npm run -s fuzz -- --seed ${seed} --episode ${episode}${options.pv ? " --pv" : ""}`,
+    `npm run -s fuzz -- --seed ${seed} --episode ${episode}`,
   ];
   process.stdout.write(`${out.join("\n")}\n`);
   return error instanceof Violation ? EXIT_EXPECTATION : EXIT_BUG;
 }
 
-function runOne(
-  machines: Machines,
-  options: Options,
-  episode: number,
-  commands: readonly Operation[],
-) {
-  const { hypervisor, shape } = kindOf(options, episode);
+function runOne(machines: Machines, episode: number, commands: readonly Operation[]) {
+  const { hypervisor, shape } = machineOfEpisode(episode);
   return runEpisode(machines.image(hypervisor, shape), commands);
 }
 
@@ -168,8 +149,8 @@ async function run(options: Options): Promise<number> {
   const standing = readStanding(options);
   const { seed } = standing;
   if (options.episode !== undefined) {
-    const failure = runOne(machines, options, options.episode, commandsOf(seed, options.episode));
-    if (failure !== undefined) return report(machines, options, seed, options.episode, failure);
+    const failure = runOne(machines, options.episode, commandsOf(seed, options.episode));
+    if (failure !== undefined) return report(machines, seed, options.episode, failure);
     process.stdout.write(`seed ${seed}, episode ${options.episode}: nothing found\n`);
     return EXIT_SUCCESS;
   }
@@ -180,16 +161,11 @@ async function run(options: Options): Promise<number> {
   const progress = new Progress(standing.operations, options.operations);
   let writtenMs = performance.now();
   while (standing.operations < options.operations) {
-    const failure = runOne(
-      machines,
-      options,
-      standing.episodes,
-      commandsOf(seed, standing.episodes),
-    );
+    const failure = runOne(machines, standing.episodes, commandsOf(seed, standing.episodes));
     if (failure !== undefined) {
       progress.end();
       writeStanding(options.state, standing);
-      return report(machines, options, seed, standing.episodes, failure);
+      return report(machines, seed, standing.episodes, failure);
     }
     standing.episodes++;
     standing.operations += EPISODE_LENGTH;
@@ -220,7 +196,6 @@ const program = new Command("fuzz")
   .option("--seed <number>", "where the episodes come from", count)
   .option("--operations <count>", "where to stop", count, OPERATIONS)
   .option("--episode <number>", "one episode only", count)
-  .option("--pv", "only machines with PV guests, which the other kinds do not have")
   .option("--state <file>", "where it stands, to go on later")
   .exitOverride()
   .action(async (options: Options) => {
