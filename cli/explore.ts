@@ -4,7 +4,7 @@
  * where the person names them.
  */
 import { writeFileSync } from "node:fs";
-import type { Exploration } from "../explore/exploration.ts";
+import { type Exploration, refusal } from "../explore/exploration.ts";
 import { MUTANTS } from "../explore/mutants/catalogue.ts";
 import type { Mutant } from "../explore/mutants/mutant.ts";
 import {
@@ -17,6 +17,7 @@ import { reportLines } from "../explore/report.ts";
 import { htmlReport } from "../explore/report-html.ts";
 import { STORIES } from "../explore/stories/catalogue.ts";
 import { STRATEGY_NAMES } from "../explore/strategies/portfolio.ts";
+import type { MemoryMode } from "../explore/weak-memory.ts";
 import { unknownName } from "../shared/nearest.ts";
 import type { Setting } from "../shared/settings.ts";
 import { buildOf } from "../toolstack/build-hash.ts";
@@ -41,6 +42,8 @@ export interface ExploreOptions {
   readonly strategy: string;
   readonly seed: number;
   readonly first: number;
+  /** sc, or the first that the row of the mutant names. */
+  readonly memory?: MemoryMode;
   readonly record?: string;
   readonly html?: string;
   readonly set?: readonly Setting[];
@@ -83,19 +86,23 @@ export async function explore(wish: string | undefined, options: ExploreOptions)
   if (options.faults === true) return exploreFaults(name, options);
   if (!isStoryName(name)) {
     if (mutant !== undefined) throw new UsageError(`--mutant: ${name} is no focused story`);
+    if (options.memory !== undefined) throw new UsageError(`--memory: ${name} is no focused story`);
     return exploreScenario(name, {
       ...options,
       schedules: options.schedules ?? SCENARIO_SCHEDULES,
     });
   }
-  const story = await openMutated(mutant, name, hypervisorOf(options.set ?? []));
+  const memory = memoryOf(options, mutant);
+  const refused = refusal(options.strategy, memory);
+  if (refused !== undefined) throw new UsageError(`--strategy ${refused}`);
+  const story = await openMutated(mutant, name, hypervisorOf(options.set ?? []), memory);
   const status = openStatusLine(process.stderr, options.progress);
   let stopped = false;
   const onSignal = (): void => {
     stopped = true;
   };
   process.once("SIGINT", onSignal);
-  status.print(`${name}: seed ${options.seed}, strategy ${options.strategy}, memory sc`);
+  status.print(`${name}: seed ${options.seed}, strategy ${options.strategy}, memory ${memory}`);
   try {
     const result = await inSlices(story, name, options, status, () => stopped);
     return print(story, name, options, result, stopped);
@@ -104,6 +111,9 @@ export async function explore(wish: string | undefined, options: ExploreOptions)
     process.off("SIGINT", onSignal);
   }
 }
+
+const memoryOf = ({ memory }: ExploreOptions, mutant: Mutant | undefined): MemoryMode =>
+  memory ?? mutant?.memory?.[0] ?? "sc";
 
 async function inSlices(
   story: NamedStory,
@@ -134,7 +144,9 @@ async function inSlices(
 /** The command that makes one run again, or the search that leads to it. */
 function commandOf(name: string, options: ExploreOptions, { failure }: Exploration): string {
   const strict = hypervisorOf(options.set ?? []) === "strict" ? ` --set ${HYPERVISOR}=strict` : "";
-  const mutant = (options.mutant === undefined ? "" : ` --mutant ${options.mutant}`) + strict;
+  const memory = options.memory === undefined ? "" : ` --memory ${options.memory}`;
+  const mutant =
+    (options.mutant === undefined ? "" : ` --mutant ${options.mutant}`) + strict + memory;
   const again = (strategy: string, seed: number, schedules: number): string =>
     `npm run -s gfn2mfn -- explore ${quoted(name)}${mutant} --strategy '${strategy}' --seed ${seed} --schedules ${schedules}`;
   if (options.record !== undefined) return `npm run -s gfn2mfn -- replay ${quoted(options.record)}`;
@@ -176,6 +188,7 @@ function print(
       schema: "gfn2mfn/explore@1",
       story: name,
       strategy: options.strategy,
+      memory: memoryOf(options, mutantNamed(options.mutant)),
       seed: options.seed,
     };
     process.stdout.write(

@@ -209,6 +209,12 @@ function exploreCommand(): Command {
     .option("--strategy <name>", "portfolio, random, pct(2), preempt(2), dpor, ...", "portfolio")
     .option("--seed <n>", "seed of the exploration; of one run, with --schedules 1", seed, 1)
     .option("--first <n>", "number of the first run, from 0", whole, 0)
+    .addOption(
+      new Option(
+        "--memory <mode>",
+        "of a story: how late plain stores of guests may arrive",
+      ).choices(["sc", "tso", "relaxed"]),
+    )
     .option("--record <file>", "write a failure for `replay`")
     .option("--html <file>", "write a failure's report as one HTML page")
     .option("--set <path=value>", "override a field; of a story: machine.hypervisor", setting)

@@ -9,6 +9,7 @@ import { pointsHash } from "../explore/points.ts";
 import { REPLAY_FORMAT, type ReplayFile } from "../explore/replay-file.ts";
 import { reportLines } from "../explore/report.ts";
 import { htmlReport } from "../explore/report-html.ts";
+import { MEMORY_MODES } from "../explore/weak-memory.ts";
 import { buildOf } from "../toolstack/build-hash.ts";
 import { EXIT_EXPECTATION, EXIT_SETUP, EXIT_SUCCESS, SetupError } from "../toolstack/exit-codes.ts";
 import { openMutated } from "../toolstack/mutant-hook.ts";
@@ -66,7 +67,7 @@ async function storyOf(file: ReplayFile): Promise<NamedStory> {
   const mutant = MUTANTS.find((one) => one.id === id);
   if (id !== undefined && mutant === undefined)
     throw new SetupError(`no mutant is named ${id} any more`);
-  return openMutated(mutant, name);
+  return openMutated(mutant, name, "faithful", file.config.memory);
 }
 
 /** Reads a file and checks what it says of itself; a SetupError says what is wrong with it. */
@@ -96,6 +97,7 @@ function isReplay(value: unknown): value is ReplayFile {
     Array.isArray(values) &&
     Array.isArray(trace?.marks) &&
     Array.isArray(scenario?.without) &&
-    Array.isArray(config?.mutants)
+    Array.isArray(config?.mutants) &&
+    MEMORY_MODES.includes(config.memory)
   );
 }

@@ -169,6 +169,7 @@ function hashHost(actor: Actor, trap: HostHashTrap): void {
 /** The program will not run again; an access that it stood in is over, so that no flush waits for it. */
 export function endActor(machine: Machine, actor: Actor, state: "oops" | "killed"): void {
   actor.state = state;
+  machine.late?.drop(actor.slot);
   leaveForDead(machine.words, machine.layout, actor.slot);
   freeSlot(machine, actor.slot);
   machine.deaths.push({ slot: actor.slot, name: actor.part.name, state, error: actor.error });

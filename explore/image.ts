@@ -53,6 +53,8 @@ export function restoreImage(image: MachineImage): Xen {
   const { words, memory, layout, frames } = image;
   memory.onGuestWord = undefined;
   memory.onTouch = undefined;
+  memory.onFlush = undefined;
+  memory.plain = undefined;
   words.set(image.bootWords);
   memory.cleanse((frame) => {
     const content = frames[frame];

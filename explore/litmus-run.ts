@@ -6,7 +6,7 @@
  */
 import { assert, item, unreachable } from "../shared/assert.ts";
 import { type Access, ASLEEP, type Litmus, programOf } from "./litmus.ts";
-import { type Choose, type MemoryMode, WeakMemory } from "./weak-memory.ts";
+import { type Choose, type MemoryMode, type WeakMemory, weakMemory } from "./weak-memory.ts";
 
 /** The largest of the catalogue needs a tenth of it. */
 const RUNS_MAX = 2_000_000;
@@ -69,7 +69,7 @@ interface Running {
 
 function runOnce(litmus: Litmus, mode: MemoryMode, choose: Choose) {
   const { tasks, cells } = litmus;
-  const memory = new WeakMemory({ mode, tasks: tasks.length, cells }, choose);
+  const memory = weakMemory({ mode, tasks: tasks.length, cells }, choose);
   const running = tasks.map((task): Running => {
     const program = programOf(task);
     return take({ program, access: undefined, registers: [], sleeping: undefined }, program.next());

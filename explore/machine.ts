@@ -77,7 +77,8 @@ export function machineOver(xen: Xen, options: ExploreOptions): Machine {
     schedule: [],
     findings: [],
     log: undefined,
-    candidates: new Int32Array(slots + 1),
+    late: undefined,
+    candidates: new Int32Array(2 * slots + 1),
     asked: new Int32Array(slots),
     clockMs: 0,
     steps: 0,
@@ -150,7 +151,7 @@ function collect(machine: Machine, withHypervisor: boolean): number {
     if (actor === undefined || !canStep(machine, actor) || isPaused(machine, actor.slot)) continue;
     machine.candidates[count++] = actor.slot;
   }
-  return count;
+  return machine.late === undefined ? count : machine.late.collect(machine.candidates, count);
 }
 
 /** One choice and what follows from it. False: nobody can move and nobody sleeps; or the audit has found something. */
@@ -178,9 +179,7 @@ function choose(machine: Machine, count: number): number {
 
 function move(machine: Machine, choice: number): void {
   if (choice !== HYPERVISOR) {
-    const actor = machine.actors[choice];
-    assert(actor !== undefined, "a scheduler chooses among the candidates");
-    stepActor(machine, actor);
+    moveActor(machine, choice);
     return;
   }
   machine.turns++;
@@ -192,6 +191,18 @@ function move(machine: Machine, choice: number): void {
   machine.auditing = true;
   machine.findings.push(...machine.options.audit(machine.xen));
   machine.auditing = false;
+}
+
+function moveActor(machine: Machine, choice: number): void {
+  if (choice >= machine.actors.length) {
+    machine.late?.drain(choice);
+    return;
+  }
+  const actor = machine.actors[choice];
+  assert(actor !== undefined, "a scheduler chooses among the candidates");
+  machine.late?.begin(actor);
+  stepActor(machine, actor);
+  machine.late?.end(actor);
 }
 
 /** Nobody can move: time goes on to the first sleeper, or to the end of the first poll. False: nobody sleeps. */
@@ -222,6 +233,7 @@ function pointInHandler(machine: Machine): void {
 
 const sceneOf = (machine: Machine): Scene => ({
   pending: (task) => {
+    if (task >= machine.actors.length) return machine.late?.pending(task) ?? 0;
     const actor = task === HYPERVISOR ? undefined : machine.actors[task];
     return actor === undefined ? 0 : pendingOf(machine, actor);
   },

@@ -17,6 +17,7 @@ import { type Report, reportOf } from "./report.ts";
 import { type Shrunk, shrink } from "./shrink.ts";
 import { storyNamed } from "./stories/catalogue.ts";
 import { type PreparedStory, prepareStory } from "./story.ts";
+import type { MemoryMode } from "./weak-memory.ts";
 
 export interface NamedExploration {
   readonly exploration: Exploration;
@@ -64,13 +65,14 @@ export const isStoryName = (name: string): boolean =>
 export function openStory(
   name: string,
   hypervisor: MachineModel["hypervisor"] = "faithful",
+  memory: MemoryMode = "sc",
 ): NamedStory {
   const [base = "", fault] = name.split(WITH);
   const plain = storyNamed(base);
   const found = plain && faultsOf(plain).find((one) => one.name === fault);
   const story = plain !== undefined && found !== undefined ? withFault(plain, found) : plain;
   if (story === undefined) throw new EmulatorBug(`no story is named ${name}`);
-  const prepared = prepareStory(story, hypervisor);
+  const prepared = { ...prepareStory(story, hypervisor), memory };
   return {
     open: (limits) => openExploration(prepared, limits),
     finish: (exploration) => {
@@ -112,6 +114,7 @@ function replayNamed(prepared: PreparedStory, file: ReplayFile): NamedReplay {
     steps,
     traceHash,
     findings,
+    memory: prepared.memory,
     runs: 1,
     replayed: true,
   };

@@ -14,6 +14,7 @@ import type { Shrunk } from "./shrink.ts";
 import { type PreparedStory, runStory, type StoryRun } from "./story.ts";
 import { type Deviation, deviationScheduler } from "./strategies/deviations.ts";
 import { taskName } from "./watch.ts";
+import type { MemoryMode } from "./weak-memory.ts";
 
 export const REPLAY_FORMAT = "schedule/1";
 /** Steps between two marks. */
@@ -26,7 +27,7 @@ export interface ReplayFile {
   readonly config: {
     readonly engine: "explore";
     readonly lanes: 1;
-    readonly memory: "sc";
+    readonly memory: MemoryMode;
     readonly mutants: readonly string[];
     readonly everyStep: boolean;
   };
@@ -61,7 +62,9 @@ function tasksOf(prepared: PreparedStory): ReadonlyMap<string, number> {
     scheduler: deviationScheduler([]),
     watch: (machine) => {
       for (const actor of machine.actors) {
-        if (actor !== undefined) tasks.set(taskName(machine, actor.slot), actor.slot);
+        if (actor === undefined) continue;
+        for (const task of [actor.slot, machine.actors.length + actor.slot])
+          tasks.set(taskName(machine, task), task);
       }
     },
   });
@@ -109,8 +112,8 @@ export function replayFileOf(
   build: Build,
 ): ReplayFile {
   const { seed, everyStep } = failure;
-  const { numbers, without } = shrunk;
-  const { run, marks } = markedRun(prepared, shrunk.deviations, {
+  const { numbers, without, memory } = shrunk;
+  const { run, marks } = markedRun({ ...prepared, memory }, shrunk.deviations, {
     seed,
     numbers,
     without,
@@ -121,7 +124,7 @@ export function replayFileOf(
     format: REPLAY_FORMAT,
     build: { source: build.source, points: pointsHash(), node: build.node },
     scenario: { name: prepared.story.name, without },
-    config: { engine: "explore", lanes: 1, memory: "sc", mutants: build.mutants, everyStep },
+    config: { engine: "explore", lanes: 1, memory, mutants: build.mutants, everyStep },
     seed,
     strategy: failure.strategy,
     choices: shrunk.deviations.map(({ after, task }) => [after, names.get(task) ?? String(task)]),

@@ -44,7 +44,7 @@ export function htmlReport(report: Report, command: string): string {
 <h1>${escaped(failure.id)} in ${escaped(report.story)}</h1>
 <p>${escaped(report.about)}</p>
 <p class="bad">${shrunk.findings.map((text) => `✗ ${escaped(text)}`).join("<br>")}</p>
-<p>${escaped(failure.strategy)}, seed ${failure.seed}, schedule ${failure.schedule}; ${failure.steps} steps shrunk to
+<p>${escaped(failure.strategy)}, seed ${failure.seed}, schedule ${failure.schedule}, memory ${shrunk.memory}; ${failure.steps} steps shrunk to
 ${shrunk.steps}, ${failure.deviations.length} switches to ${shrunk.deviations.length}. * marks a switch that the calm
 schedule would not make.</p>
 <p><code>${escaped(command)}</code></p>
@@ -54,7 +54,7 @@ schedule would not make.</p>
 <tbody>
 ${rows.join("\n")}
 </tbody></table>
-${list("Necessary order", report.necessary)}${list("Who waits", report.waiting)}
+${list("Necessary order", report.necessary)}${list("Who waits", report.waiting)}${list("What may race", report.racy)}
 <script>${SCRIPT}</script></body></html>
 `;
 }

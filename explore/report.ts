@@ -6,6 +6,7 @@ import type { Failure } from "./exploration.ts";
 import { waiters } from "./exploration.ts";
 import { type Shrunk, signatureOf } from "./shrink.ts";
 import { type PreparedStory, runStory } from "./story.ts";
+import { MACHINE_RACY } from "./story-memory.ts";
 import { type Deviation, deviationScheduler } from "./strategies/deviations.ts";
 import { type Told, type Watch, watchMachine } from "./watch.ts";
 
@@ -20,10 +21,13 @@ export interface Report {
   readonly necessary: readonly string[];
   /** Tasks that had not ended. */
   readonly waiting: readonly string[];
+  /** What the race detector was told not to judge, with the reasons. */
+  readonly racy: readonly string[];
 }
 
 /** Makes the shrunk schedule again and tells it. */
-export function reportOf(prepared: PreparedStory, failure: Failure, shrunk: Shrunk): Report {
+export function reportOf(found: PreparedStory, failure: Failure, shrunk: Shrunk): Report {
+  const prepared = { ...found, memory: shrunk.memory };
   let watch: Watch | undefined;
   const run = runStory(prepared, {
     seed: failure.seed,
@@ -49,8 +53,20 @@ export function reportOf(prepared: PreparedStory, failure: Failure, shrunk: Shru
     steps,
     necessary: necessaryOrder(prepared, failure, shrunk, steps),
     waiting: run.outcome.findings.some((text) => text.startsWith("L-")) ? waiters(run) : [],
+    racy: racyReasons(prepared),
   };
 }
+
+/** In sc nobody looks for races. */
+const racyReasons = ({ story, memory }: PreparedStory): readonly string[] =>
+  memory === "sc"
+    ? []
+    : [
+        ...(story.racy ?? []).map(
+          ({ domain, gfn, reason }) => `gfn 0x${gfn.toString(16)} of domain ${domain}: ${reason}`,
+        ),
+        ...MACHINE_RACY,
+      ];
 
 /** Each forced switch that the failure cannot do without. */
 function necessaryOrder(
@@ -92,7 +108,7 @@ export function reportLines(report: Report, command: string): readonly string[] 
   const lines: string[] = [
     `FAIL ${shrunk.findings[0] ?? failure.id}`,
     `story ${report.story}: ${report.about}`,
-    `${failure.strategy}, seed ${failure.seed}, schedule ${failure.schedule}`,
+    `${failure.strategy}, seed ${failure.seed}, schedule ${failure.schedule}, memory ${shrunk.memory}`,
     `shrunk: ${failure.steps} -> ${shrunk.steps} steps, ${failure.deviations.length} -> ${shrunk.deviations.length} switches away from the calm schedule` +
       (shrunk.without.length === 0 ? "" : `, without ${shrunk.without.join(", ")}`),
     "",
@@ -129,6 +145,7 @@ export function reportLines(report: Report, command: string): readonly string[] 
   if (folded > 0) lines.push(`      ${folded} other steps`);
   for (const finding of shrunk.findings) lines.push(`      ✗ ${finding}`);
   if (report.necessary.length > 0) lines.push(`necessary: ${report.necessary.join("; ")}`);
+  for (const reason of report.racy) lines.push(`may race: ${reason}`);
   if (report.waiting.length > 0) lines.push(`waiting: ${report.waiting.join(", ")}`);
   lines.push(`again: ${command}`);
   return lines;

@@ -1,8 +1,9 @@
 /**
  * Makes a failing schedule small: fewer tasks, fewer departures from the calm schedule, each of them necessary.
  *
+ *   0. memory is made stronger         2. departures are left out
  *   1. whole tasks are left out        3. schedules with one and two preemptions are searched for the same failure
- *   2. departures are left out         4. what is left is moved a little, and cut again
+ *                                      4. what is left is moved a little, and cut again
  *
  * Rules: a candidate is accepted if it fails in the same way (id of the check, sentence without its numbers); the original
  * is kept beside it; at most `runs` runs. Behaviour: stress spec section 7; ddmin after Zeller and Hildebrandt.
@@ -14,6 +15,7 @@ import type { Outcome } from "./run.ts";
 import { type PreparedStory, runStory, type StoryRun } from "./story.ts";
 import { preemptSearch } from "./strategies/bounded.ts";
 import { type Deviation, deviationScheduler, recorder } from "./strategies/deviations.ts";
+import { MEMORY_MODES, type MemoryMode } from "./weak-memory.ts";
 
 /** Runs that shrinking one failure may take. */
 export const SHRINK_RUNS = 2_000;
@@ -31,6 +33,8 @@ export interface Schedule {
 }
 
 export interface Shrunk extends Schedule {
+  /** The strongest memory that still shows it. */
+  readonly memory: MemoryMode;
   readonly steps: number;
   readonly traceHash: number;
   readonly findings: readonly string[];
@@ -60,7 +64,7 @@ export function replaySchedule(
 }
 
 interface Shrinking {
-  readonly prepared: PreparedStory;
+  prepared: PreparedStory;
   readonly failure: Failure;
   readonly signature: string;
   readonly limit: number;
@@ -85,13 +89,15 @@ export function shrink(
     runs: 1,
     best: start,
   };
+  strengthenMemory(state);
   leaveOutTasks(state);
   leaveOutDeviations(state);
   searchSmaller(state);
   jitter(state);
-  const { run } = replaySchedule(prepared, state.best, failure.seed, failure.everyStep);
+  const { run } = replaySchedule(state.prepared, state.best, failure.seed, failure.everyStep);
   return {
     ...state.best,
+    memory: state.prepared.memory,
     steps: run.outcome.steps,
     traceHash: run.outcome.traceHash,
     findings: run.outcome.findings,
@@ -114,6 +120,23 @@ function accept(state: Shrinking, candidate: Schedule): boolean {
   const settled = recorded.length <= candidate.deviations.length ? recorded : candidate.deviations;
   if (smaller) state.best = { ...candidate, deviations: settled };
   return smaller;
+}
+
+/** The strongest memory in which the same choices fail in the same way. */
+function strengthenMemory(state: Shrinking): void {
+  const { prepared, failure } = state;
+  for (const memory of MEMORY_MODES) {
+    if (memory === prepared.memory) return;
+    const stronger = { ...prepared, memory };
+    state.runs++;
+    const { seed, everyStep } = failure;
+    const { run, recorded } = replaySchedule(stronger, state.best, seed, everyStep);
+    if (run.outcome.verdict === "finished" || signatureOf(run.outcome) !== state.signature)
+      continue;
+    state.prepared = stronger;
+    state.best = { ...state.best, deviations: recorded };
+    return;
+  }
 }
 
 function leaveOutTasks(state: Shrinking): void {

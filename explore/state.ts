@@ -58,6 +58,24 @@ export interface Death {
   readonly error: unknown;
 }
 
+/**
+ * Plain stores that are not in memory yet (stress spec 1.3). Their arrival is a task of its own: its number is that of the
+ * vCPU's slot above those of all slots.
+ */
+export interface LateStores {
+  /** Adds the tasks whose next store could arrive; returns how many candidates there are then. */
+  collect(candidates: Int32Array, count: number): number;
+  /** One store of such a task arrives. */
+  drain(task: number): void;
+  /** What its step touches, as `Scene.pending` names it. */
+  pending(task: number): number;
+  /** Before and after a step of an actor. */
+  begin(actor: Actor): void;
+  end(actor: Actor): void;
+  /** The program on a slot will not run again. */
+  drop(slot: number): void;
+}
+
 /** Is told of each choice before it is carried out. */
 export interface StepLog {
   step(choice: number, candidates: Int32Array, count: number): void;
@@ -96,6 +114,8 @@ export interface Machine {
   readonly findings: string[];
   /** Who is told of every step and every access, when somebody wants to know. */
   log: StepLog | undefined;
+  /** Undefined: memory is sc, and a store is there at once. */
+  late: LateStores | undefined;
   readonly candidates: Int32Array;
   /** By slot: 1 once `partOf` has been asked about the actor that has it. */
   readonly asked: Int32Array;

@@ -24,6 +24,8 @@ import { roundRobin } from "./round-robin.ts";
 import { type Outcome, run, runPart } from "./run.ts";
 import type { Scheduler } from "./scheduler.ts";
 import type { Machine, Part } from "./state.ts";
+import { type RacyPage, StoryMemory } from "./story-memory.ts";
+import type { MemoryMode } from "./weak-memory.ts";
 
 /** Facts that a story's programs leave for each other's claims and for the judge. */
 export type Notes = Record<string, number>;
@@ -74,6 +76,8 @@ export interface Story {
   readonly boundedWork?: true;
   /** The whole audit runs after each step of the hypervisor, not only at the end. */
   readonly auditEveryStep?: true;
+  /** Pages on which plain accesses of guests may race, and why. */
+  readonly racy?: readonly RacyPage[];
 }
 
 export interface PreparedStory {
@@ -84,6 +88,8 @@ export interface PreparedStory {
   readonly notes: Notes;
   /** States that the whole audit has found sound. */
   readonly sound: Set<number>;
+  /** How strong memory is for plain accesses of guests. */
+  readonly memory: MemoryMode;
 }
 
 /** Sound states that are remembered. */
@@ -103,7 +109,7 @@ export function prepareStory(
   const image = machineImage({ ...story.model(), hypervisor }, (xen) =>
     setUp(story, xen, callers, notes),
   );
-  return { story, image, callers, notes, sound: new Set() };
+  return { story, image, callers, notes, sound: new Set(), memory: "sc" };
 }
 
 function setUp(story: Story, xen: Xen, callers: (Caller | undefined)[], notes: Notes): void {
@@ -157,6 +163,14 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
   if (story.boundedWork === true) watchWork(machine, image);
   if (story.hostileWords === true)
     watchHostileWords(machine, image, options.scheduler, story.hostile ?? []);
+  if (prepared.memory !== "sc") {
+    machine.late = new StoryMemory(machine, image, {
+      mode: prepared.memory,
+      racy: story.racy ?? [],
+      // Whoever waits for a value finds it in the end.
+      choose: (count) => (phase.settling ? 0 : options.scheduler.number(count)),
+    });
+  }
   options.watch?.(machine, image);
   const command = options.command ?? `explore ${story.name}`;
   let outcome = run(machine, { command, maxSteps: story.steps ?? STEPS });

@@ -35,8 +35,11 @@ export interface Watch {
 }
 
 /** Names of tasks and domains, for reports. */
-export const taskName = (machine: Machine, task: number): string =>
-  task === HYPERVISOR ? "hypervisor" : (machine.actors[task]?.part.name ?? `slot ${task}`);
+export function taskName(machine: Machine, task: number): string {
+  const slots = machine.actors.length;
+  if (task >= slots) return `${taskName(machine, task - slots)}'s stores`;
+  return task === HYPERVISOR ? "hypervisor" : (machine.actors[task]?.part.name ?? `slot ${task}`);
+}
 
 const domainName = (machine: Machine, domid: number): string =>
   machine.model.domains[domid]?.name ?? (domid < 0 ? "control" : `domain ${domid}`);
@@ -101,7 +104,7 @@ export function watchMachine(machine: Machine, image: MachineImage): Watch {
 const PHRASES_MAX = 6;
 
 /** A word of memory as a reader would call it; undefined: page tables and arguments, which are nobody's story. */
-function wordName(machine: Machine, frame: number, offset: number): string | undefined {
+export function wordName(machine: Machine, frame: number, offset: number): string | undefined {
   const { words, layout } = machine;
   const owner = frame < layout.ramFrames ? at(words, layout.frameOwner + frame) : -1;
   if (owner < 0) return frame >= layout.ramFrames ? `device register ${offset}` : undefined;

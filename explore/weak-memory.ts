@@ -7,7 +7,8 @@
  *   relaxed   a buffer a location, drained in any order between locations; a plain load may return any of the last
  *             stores that neither happened-before hides nor this task has already seen past
  *
- * Rules: every choice is asked of the chooser, so that a run is its list of choices. The race detector keeps vector
+ * Rules: every choice is asked of the chooser, so that a run is its list of choices. What has arrived lies in the memory
+ * behind this; here are the stores on their way, and the values that were there before. The race detector keeps vector
  * clocks a task and an atomic cell; it reports a pair of accesses that conflict, are unordered, and of which at least
  * one is plain, unless the cell was declared racy.
  * Ours, after the memory model of ECMA-262 (section "Memory Model"); load buffering is out of reach for a simulation that
@@ -15,7 +16,8 @@
  */
 import { at, item } from "../shared/assert.ts";
 
-export type MemoryMode = "sc" | "tso" | "relaxed";
+export const MEMORY_MODES = ["sc", "tso", "relaxed"] as const;
+export type MemoryMode = (typeof MEMORY_MODES)[number];
 export type Order = "plain" | "atomic";
 
 /** One of `count` alternatives, from 0; asked only when there are at least two. */
@@ -27,9 +29,25 @@ export interface Race {
   readonly tasks: readonly [earlier: number, later: number];
 }
 
-interface Stored {
+/** Where stores arrive: words by the number of their cell. */
+export interface Backing {
+  load(cell: number): number;
+  store(cell: number, value: number): void;
+}
+
+/** A store that has not arrived. */
+interface Buffered {
   readonly cell: number;
   readonly value: number;
+  /** Bits of the word that are stored. */
+  readonly mask: number;
+  readonly epoch: number;
+}
+
+/** A store that has arrived. */
+interface Stored {
+  /** What it left in the word; of the newest one, whatever the backing holds. */
+  value: number;
   readonly task: number;
   /** The storing task's own clock then. */
   readonly epoch: number;
@@ -41,68 +59,89 @@ const HISTORY_MAX = 8;
 /** Kinds of access that the race detector tells apart: 2 for a write, plus 1 for an atomic access. */
 const KINDS = 4;
 
+/** Who stored what was there at the start. */
+const NOBODY = -1;
+
+const WORD = -1;
+
+interface Cell {
+  /** Oldest first; the last one is what memory holds. */
+  readonly history: Stored[];
+  /** How many stores have left the history. */
+  dropped: number;
+  /** By task, the place of the newest store that it has seen. */
+  readonly seen: Int32Array;
+  /** What an atomic load learns. */
+  readonly published: Int32Array;
+  /** By task and kind of access, the task's own clock at the last one. */
+  readonly accesses: Int32Array;
+}
+
 export class WeakMemory {
   readonly #mode: MemoryMode;
   readonly #choose: Choose;
   readonly #racy: ReadonlySet<number>;
   readonly #tasks: number;
-  /** Of each cell, oldest first; the last one is what memory holds. */
-  readonly #history: Stored[][];
-  /** How many stores of each cell have left the history. */
-  readonly #dropped: Int32Array;
-  /** Of each task and cell, the place of the newest store that the task has seen. */
-  readonly #seen: Int32Array;
-  readonly #buffers: Stored[][];
+  readonly #backing: Backing;
+  readonly #cells: Cell[] = [];
+  readonly #buffers: Buffered[][];
   readonly #clocks: Int32Array[];
-  /** Of each cell, what an atomic load of it learns. */
-  readonly #published: Int32Array[];
-  /** Of each cell, task and kind of access, the task's own clock at the last one. */
-  readonly #accesses: Int32Array;
   readonly races: Race[] = [];
 
   constructor(
     options: {
       readonly mode: MemoryMode;
       readonly tasks: number;
-      /** Starting values. */
-      readonly cells: readonly number[];
       readonly racy?: ReadonlySet<number>;
+      readonly backing: Backing;
     },
     choose: Choose,
   ) {
-    const { mode, tasks, cells, racy = new Set() } = options;
+    const { mode, tasks, racy = new Set(), backing } = options;
     this.#mode = mode;
     this.#choose = choose;
     this.#racy = racy;
     this.#tasks = tasks;
-    this.#history = cells.map((value, cell) => [{ cell, value, task: -1, epoch: 0 }]);
-    this.#dropped = new Int32Array(cells.length);
-    this.#seen = new Int32Array(tasks * cells.length);
+    this.#backing = backing;
     this.#buffers = Array.from({ length: tasks }, () => []);
     this.#clocks = Array.from({ length: tasks }, () => new Int32Array(tasks));
-    this.#published = cells.map(() => new Int32Array(tasks));
-    this.#accesses = new Int32Array(cells.length * tasks * KINDS);
+  }
+
+  /** The next cell, from 0; what is in it was there at the start. */
+  addCell(): number {
+    return (
+      this.#cells.push({
+        history: [{ value: 0, task: NOBODY, epoch: 0 }],
+        dropped: 0,
+        seen: new Int32Array(this.#tasks),
+        published: new Int32Array(this.#tasks),
+        accesses: new Int32Array(this.#tasks * KINDS),
+      }) - 1
+    );
   }
 
   load(task: number, cell: number, order: Order): number {
     if (order === "atomic") return this.modify(task, cell, undefined);
+    this.#tick(task);
     this.#note(task, cell, 0);
-    const own = item(this.#buffers, task).findLast((stored) => stored.cell === cell);
-    if (own !== undefined) return own.value;
-    const history = item(this.#history, cell);
-    return this.#mode === "relaxed"
-      ? this.#late(task, cell)
-      : item(history, history.length - 1).value;
+    let value: number | undefined;
+    for (const stored of item(this.#buffers, task)) {
+      if (stored.cell !== cell) continue;
+      value = stored.mask === WORD ? stored.value : merged(value ?? this.valueOf(cell), stored);
+    }
+    return value ?? (this.#mode === "relaxed" ? this.#late(task, cell) : this.valueOf(cell));
   }
 
-  store(task: number, cell: number, value: number, order: Order): void {
+  /** `mask`: the bits of the word that are stored. */
+  store(task: number, cell: number, value: number, order: Order, mask = WORD): void {
     if (order === "atomic") {
       this.modify(task, cell, () => value, { learns: false });
       return;
     }
+    this.#tick(task);
     this.#note(task, cell, 2);
-    const stored = { cell, value, task, epoch: at(item(this.#clocks, task), task) };
-    if (this.#mode === "sc") this.#arrive(stored);
+    const stored = { cell, value, mask, epoch: at(item(this.#clocks, task), task) };
+    if (this.#mode === "sc") this.#arrive(task, stored);
     else item(this.#buffers, task).push(stored);
   }
 
@@ -116,23 +155,43 @@ export class WeakMemory {
     change: ((value: number) => number | undefined) | undefined,
     { learns = true } = {},
   ): number {
-    while (this.drainable(task) > 0) this.drain(task, 0);
-    const clock = item(this.#clocks, task);
-    const published = item(this.#published, cell);
-    if (learns) {
-      for (let other = 0; other < this.#tasks; other++) {
-        clock[other] = Math.max(at(clock, other), at(published, other));
-      }
-    }
+    this.drainAll(task);
     const before = this.valueOf(cell);
     const value = change?.(before);
-    this.#note(task, cell, value === undefined ? 1 : 3);
-    this.#see(task, cell);
-    if (value !== undefined) {
-      this.#arrive({ cell, value, task, epoch: at(clock, task) });
-      published.set(clock);
-    }
+    this.touch(task, cell, { reads: learns, writes: value !== undefined, atomic: true });
+    if (value !== undefined) this.#backing.store(cell, value);
     return before;
+  }
+
+  /**
+   * An access that is made straight to the memory behind, right after this call. `judged`: the race detector hears of it.
+   */
+  touch(
+    task: number,
+    cell: number,
+    access: { readonly reads: boolean; readonly writes: boolean; readonly atomic: boolean },
+    { judged = true } = {},
+  ): void {
+    const { reads, writes, atomic } = access;
+    const { published } = item(this.#cells, cell);
+    const clock = item(this.#clocks, task);
+    this.#tick(task);
+    if (reads && atomic) join(clock, published);
+    if (judged) this.#note(task, cell, (writes ? 2 : 0) + (atomic ? 1 : 0));
+    if (!writes) {
+      this.#see(task, cell);
+      return;
+    }
+    this.#renew(cell, task, at(clock, task));
+    // Who reads a plain store learns nothing.
+    if (atomic) published.set(clock);
+    else published.fill(0);
+    this.#see(task, cell);
+  }
+
+  /** `later` learns whatever `earlier` knows. */
+  order(earlier: number, later: number): void {
+    join(item(this.#clocks, later), item(this.#clocks, earlier));
   }
 
   /** In how many ways one store of this task can arrive as the next step. */
@@ -142,76 +201,124 @@ export class WeakMemory {
     return new Set(buffer.map(({ cell }) => cell)).size;
   }
 
+  /** The cell whose store is the oldest on its way; undefined: there is none. */
+  oldest(task: number): number | undefined {
+    return item(this.#buffers, task)[0]?.cell;
+  }
+
   /** The `which`-th of the locations that this task has stored to, in order of its first store, gets its oldest one. */
   drain(task: number, which: number): void {
     const buffer = item(this.#buffers, task);
     const cells = [...new Set(buffer.map(({ cell }) => cell))];
     const cell = this.#mode === "relaxed" ? item(cells, which) : item(buffer, 0).cell;
     const index = buffer.findIndex((stored) => stored.cell === cell);
-    this.#arrive(item(buffer, index));
+    this.#arrive(task, item(buffer, index));
     buffer.splice(index, 1);
+  }
+
+  /** Everything that this task has stored arrives. */
+  drainAll(task: number): void {
+    for (const stored of item(this.#buffers, task).splice(0)) this.#arrive(task, stored);
   }
 
   /** What memory holds. */
   valueOf(cell: number): number {
-    const history = item(this.#history, cell);
-    return item(history, history.length - 1).value;
+    return this.#backing.load(cell);
   }
 
   /** A store that this task may still come upon, by choice. */
   #late(task: number, cell: number): number {
-    const history = item(this.#history, cell);
+    const { history, seen, dropped } = item(this.#cells, cell);
     const clock = item(this.#clocks, task);
-    const seen = at(this.#seen, this.#seenAt(task, cell)) - at(this.#dropped, cell);
     let oldest = history.length - 1;
-    for (; oldest > 0 && oldest > seen; oldest--) {
+    for (; oldest > 0 && oldest > at(seen, task) - dropped; oldest--) {
       const { task: writer, epoch } = item(history, oldest);
       // A store that happened before this load hides every store before it.
-      if (writer === -1 || epoch <= at(clock, writer)) break;
+      if (writer === NOBODY || epoch <= at(clock, writer)) break;
     }
     const ways = history.length - Math.max(oldest, 0);
     const back = ways === 1 ? 0 : this.#choose(ways);
     const place = history.length - 1 - back;
-    this.#seen[this.#seenAt(task, cell)] = place + at(this.#dropped, cell);
-    return item(history, place).value;
+    seen[task] = place + dropped;
+    return back === 0 ? this.valueOf(cell) : item(history, place).value;
   }
 
-  #arrive(stored: Stored): void {
-    const history = item(this.#history, stored.cell);
-    history.push(stored);
-    if (history.length > HISTORY_MAX) {
-      history.shift();
-      this.#dropped[stored.cell] = at(this.#dropped, stored.cell) + 1;
-    }
-    // Who reads a plain store learns nothing; an atomic one publishes its clock after this.
-    item(this.#published, stored.cell).fill(0);
-    this.#see(stored.task, stored.cell);
+  #arrive(task: number, stored: Buffered): void {
+    const { cell } = stored;
+    this.#renew(cell, task, stored.epoch);
+    this.#backing.store(cell, merged(this.valueOf(cell), stored));
+    item(this.#cells, cell).published.fill(0);
+    this.#see(task, cell);
+  }
+
+  /** What the cell holds becomes one of its older values. */
+  #renew(cell: number, task: number, epoch: number): void {
+    const state = item(this.#cells, cell);
+    const { history } = state;
+    item(history, history.length - 1).value = this.valueOf(cell);
+    history.push({ value: 0, task, epoch });
+    if (history.length <= HISTORY_MAX) return;
+    history.shift();
+    state.dropped++;
   }
 
   #see(task: number, cell: number): void {
-    const newest = item(this.#history, cell).length - 1 + at(this.#dropped, cell);
-    this.#seen[this.#seenAt(task, cell)] = newest;
+    const { history, seen, dropped } = item(this.#cells, cell);
+    seen[task] = history.length - 1 + dropped;
   }
 
-  #seenAt(task: number, cell: number): number {
-    return task * this.#history.length + cell;
+  #tick(task: number): void {
+    const clock = item(this.#clocks, task);
+    clock[task] = at(clock, task) + 1;
   }
 
   /** Enters an access of `kind` into the race detector. */
   #note(task: number, cell: number, kind: number): void {
     const clock = item(this.#clocks, task);
-    clock[task] = at(clock, task) + 1;
+    const { accesses } = item(this.#cells, cell);
     const isWrite = kind >= 2;
     const isPlain = kind % 2 === 0;
-    const base = cell * this.#tasks * KINDS;
     for (let other = 0; other < this.#tasks; other++) {
       if (other === task || this.#racy.has(cell)) continue;
       for (let earlier = isWrite ? 0 : 2; earlier < KINDS; earlier++) {
         if (!isPlain && earlier % 2 === 1) continue;
-        const epoch = at(this.#accesses, base + other * KINDS + earlier);
+        const epoch = at(accesses, other * KINDS + earlier);
         if (epoch > at(clock, other)) this.races.push({ cell, tasks: [other, task] });
       }
     }
-    this.#accesses[base + task * KINDS + kind] = at(clock, task);
+    accesses[task * KINDS + kind] = at(clock, task);
+  }
+}
+
+/** A memory of its own: `cells` are its starting values. */
+export function weakMemory(
+  options: {
+    readonly mode: MemoryMode;
+    readonly tasks: number;
+    readonly cells: readonly number[];
+    readonly racy?: ReadonlySet<number>;
+  },
+  choose: Choose,
+): WeakMemory {
+  const { cells, ...rest } = options;
+  const words = [...cells];
+  const backing: Backing = {
+    load: (cell) => item(words, cell),
+    store: (cell, value) => {
+      words[cell] = value;
+    },
+  };
+  const memory = new WeakMemory({ ...rest, backing }, choose);
+  for (const _ of cells) memory.addCell();
+  return memory;
+}
+
+const merged = (word: number, { value, mask }: Pick<Buffered, "value" | "mask">): number =>
+  (word & ~mask) | (value & mask);
+
+/** The later of two clocks, task by task. */
+function join(clock: Int32Array, other: Int32Array): void {
+  for (let task = 0; task < clock.length; task++) {
+    clock[task] = Math.max(at(clock, task), at(other, task));
   }
 }

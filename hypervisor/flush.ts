@@ -82,6 +82,7 @@ export function startFlushOf(xen: Xen, slot: number, walker: number): number {
 
 function sampleWalker(xen: Xen, walker: number, sample: number): number {
   const line = lineOf(xen.layout, walker);
+  xen.memory.onFlush?.(walker);
   add(xen.words, line + LINE.GENERATION, 1);
   const access = load(xen.words, line + LINE.ACCESS);
   if ((access & ACCESS_STEP) === 0) return 0;

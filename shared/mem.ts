@@ -75,6 +75,8 @@ export class MachineMemory {
   readonly #pages: PageOps;
   /** Called before the hypervisor touches a word that a guest may write: the explorer's point. */
   onGuestWord: (() => void) | undefined;
+  /** Called before a flush looks at a walker: what it has stored through the old entry must be there. */
+  onFlush: ((slot: number) => void) | undefined;
 
   constructor(buffer: ArrayBufferLike, pages: PageOps = plainPageOps(buffer)) {
     this.#words = new Int32Array(buffer);
@@ -165,12 +167,19 @@ const HASH_PRIME = 0x01000193;
 /** Is told of an access before it is made: the explorer's reports, its dependency relation, its race detector. */
 export type OnTouch = (kind: number, frame: number, offset: number, length: number) => void;
 
+/** Takes bursts upon itself, for memory that is weaker than the buffer behind it; false: the buffer is to answer. */
+export interface PlainAccess {
+  read(frame: number, offset: number, into: Uint8Array, at: number, length: number): boolean;
+  write(frame: number, offset: number, from: Uint8Array, at: number, length: number): boolean;
+}
+
 /**
  * Machine memory whose accesses are seen: the explorer's. It knows which frames have been written since it was last
  * asked, so that a fresh machine is a copy of those. Threads use the plain class, which knows nothing of this.
  */
 export class WatchedMemory extends MachineMemory {
   onTouch: OnTouch | undefined;
+  plain: PlainAccess | undefined;
   readonly #cells: Int32Array;
   readonly #isDirty: Uint8Array;
   readonly #dirty: FrameIndex[] = [];
@@ -195,6 +204,11 @@ export class WatchedMemory extends MachineMemory {
   /** Frames written since the last `cleanse`. */
   get dirty(): readonly FrameIndex[] {
     return this.#dirty;
+  }
+
+  /** A word by its number in machine memory, unseen. */
+  word(index: number): number {
+    return this.#cells[index] ?? 0;
   }
 
   /** Folds the words of a frame that are not zero into a hash. */
@@ -266,6 +280,7 @@ export class WatchedMemory extends MachineMemory {
     length: number,
   ): void {
     this.onTouch?.(TOUCH_READ, frame, offset, length);
+    if (this.plain?.read(frame, offset, into, at, length) === true) return;
     super.read(frame, offset, into, at, length);
   }
   override write(
@@ -276,6 +291,7 @@ export class WatchedMemory extends MachineMemory {
     length: number,
   ): void {
     this.onTouch?.(TOUCH_WRITE, frame, offset, length);
+    if (this.plain?.write(frame, offset, from, at, length) === true) return;
     this.#mark(frame);
     super.write(frame, offset, from, at, length);
   }

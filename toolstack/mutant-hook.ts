@@ -10,6 +10,7 @@ import { registerHooks } from "node:module";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Mutant, Patch } from "../explore/mutants/mutant.ts";
 import type { NamedStory } from "../explore/named.ts";
+import type { MemoryMode } from "../explore/weak-memory.ts";
 import { SetupError } from "./exit-codes.ts";
 
 const ROOT = new URL("..", import.meta.url);
@@ -45,13 +46,14 @@ export async function openMutated(
   mutant: Mutant | undefined,
   story: string,
   hypervisor: "faithful" | "strict" = "faithful",
+  memory: MemoryMode = "sc",
 ): Promise<NamedStory> {
   const entry = "explore/named.ts";
   const { openStory } =
     mutant === undefined
       ? await import("../explore/named.ts")
       : await loadMutated<typeof import("../explore/named.ts")>(mutant, entry);
-  return openStory(story, hypervisor);
+  return openStory(story, hypervisor, memory);
 }
 
 function hooked(): Registry {

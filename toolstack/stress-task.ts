@@ -43,7 +43,8 @@ export async function stressSlice(slice: StressSlice): Promise<SliceResult> {
   const { first, schedules, seed, mutant } = slice;
   const key = `${slice.story} ${mutant ?? ""}`;
   const found = MUTANTS.find(({ id }) => id === mutant);
-  const opening = booted.get(key) ?? openMutated(found, slice.story);
+  const memory = found?.memory?.[0] ?? "sc";
+  const opening = booted.get(key) ?? openMutated(found, slice.story, "faithful", memory);
   booted.set(key, opening);
   const story = await opening;
   const open = story.open({ schedules, seed, first, strategy: "portfolio" });

@@ -4,6 +4,8 @@
  * Rule: a patch names a file, a text that stands there exactly once, and what stands there instead; one that no longer applies
  * is an error that names it. Ours; the catalogue is that of stress spec section 11.
  */
+import type { MemoryMode } from "../weak-memory.ts";
+
 export interface Patch {
   /** Path below the project. */
   readonly file: string;
@@ -21,6 +23,8 @@ export interface Mutant {
   readonly patches: readonly Patch[];
   /** Name of the focused story that shows it. */
   readonly story: string;
+  /** Memory modes that must each show it; sc, unless named. */
+  readonly memory?: readonly MemoryMode[];
   /** Operational depth: one more than the forced switches that it takes. */
   readonly depth: 1 | 2 | 3 | 4;
   /** Ids of the checks that may report it. */

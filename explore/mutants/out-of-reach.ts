@@ -43,11 +43,6 @@ export const OUT_OF_REACH_ROWS: readonly OutOfReach[] = [
     why: "focused stories run no guest kernel, whose event loop it is",
   },
   {
-    id: "M52",
-    name: "plain-producer-index",
-    why: "stories run in sc memory; the litmus tests MP and RING-MP show it",
-  },
-  {
     id: "M54",
     name: "reconnect-leaves-user",
     why: "focused stories run no guest kernel, whose backend it is",

@@ -64,6 +64,23 @@ export const RING_MUTANTS: readonly Mutant[] = [
     caughtBy: ["I-27", "L-2"],
   },
   {
+    id: "M52",
+    name: "plain-producer-index",
+    origin: "classic",
+    mechanism: "the producer index is stored as plain bytes",
+    patches: [
+      {
+        file: "domains/ring.ts",
+        from: "  yield* storeWord(ring.cpu, ring.gaddr + producerAt, ring.produced);\n",
+        to: "  const index = new Uint8Array(Int32Array.of(ring.produced).buffer);\n  yield* writeBytes(ring.cpu, ring.gaddr + producerAt, index, 0, 4);\n",
+      },
+    ],
+    story: "ring-publish",
+    memory: ["tso", "relaxed"],
+    depth: 1,
+    caughtBy: ["I-39", "I-25"],
+  },
+  {
     id: "M53",
     name: "free-while-granted",
     origin: "XSA-396",

@@ -40,7 +40,7 @@ import {
   stealStory,
   transferStory,
 } from "./pv-pages.ts";
-import { ringIndexStory, ringRequestStory, ringSleepStory } from "./ring.ts";
+import { ringIndexStory, ringPublishStory, ringRequestStory, ringSleepStory } from "./ring.ts";
 import { movePageStory, statusFreedStory, versionUnderMapStory } from "./x86.ts";
 
 export const STORIES: readonly Story[] = [
@@ -72,6 +72,7 @@ export const STORIES: readonly Story[] = [
   ringSleepStory,
   ringIndexStory,
   ringRequestStory,
+  ringPublishStory,
   movePageStory,
   statusFreedStory,
   versionUnderMapStory,

@@ -10,6 +10,7 @@ import {
   initSharedRing,
   pendingRequests,
   pushRequests,
+  putEntries,
   type Ring,
   takeEntries,
 } from "../../domains/ring.ts";
@@ -42,6 +43,9 @@ const PAGE = RAM + 10;
 /** A request is two words, the first of which is a length. */
 const ENTRY_BYTES = 8;
 const LENGTH_MAX = 64;
+const LENGTH = 8;
+/** Times that B looks for a request before it has something else to do. */
+const LOOKS = 2;
 /** A length that no backend may use. */
 const HUGE = 9_999;
 const info = (offset: number): number => INFO_GFN * PAGE_SIZE + offset;
@@ -127,6 +131,50 @@ export const ringSleepStory: Story = {
   ],
 };
 
+const writtenEntry = (): Uint8Array => {
+  const entry = new Uint8Array(ENTRY_BYTES);
+  new DataView(entry.buffer).setUint32(0, LENGTH, true);
+  return entry;
+};
+
+/** M52: whoever sees the index sees the request too. */
+export const ringPublishStory: Story = {
+  name: "ring-publish",
+  about: "A writes a request and publishes it; B looks for one and consumes what it finds",
+  model: () => smallModel(),
+  setUp: [frontSetUp, backSetUp],
+  tasks: [
+    {
+      name: "A",
+      domain: A,
+      program: function* (guest) {
+        const ring = ringOf(guest, PAGE);
+        yield* putEntries(ring, writtenEntry(), 1);
+        yield* pushRequests(ring);
+      },
+    },
+    {
+      name: "B",
+      domain: B,
+      program: function* (guest, notes) {
+        const ring = ringOf(guest, HOLE);
+        const copy = new Uint8Array(ENTRY_BYTES);
+        for (let look = 0; look < LOOKS && ring.consumed === 0; look++) {
+          if ((yield* pendingRequests(ring)) === 1) yield* takeEntries(ring, copy, 1);
+        }
+        notes.consumed = ring.consumed;
+        const length = new DataView(copy.buffer).getUint32(0, true);
+        if (ring.consumed === 0 || length === LENGTH) return;
+        wrong(guest, "I-25", `the backend consumes a request of length ${length}, not ${LENGTH}`);
+      },
+    },
+  ],
+  sometimes: {
+    "B consumed the request": (notes) => notes.consumed === 1,
+    "B was earlier": (notes) => notes.consumed === 0,
+  },
+};
+
 /** M61: an index that the frontend has set far ahead is not believed. */
 export const ringIndexStory: Story = {
   name: "ring-index",
@@ -179,6 +227,13 @@ export const ringRequestStory: Story = {
   about: "A rewrites the length of its request while B judges and uses it",
   model: () => smallModel(),
   setUp: [frontSetUp, backSetUp, requestSetUp],
+  racy: [
+    {
+      domain: A,
+      gfn: PAGE,
+      reason: "A may rewrite its request, and B judges and uses one copy of it",
+    },
+  ],
   tasks: [
     {
       name: "A",

@@ -63,6 +63,11 @@ describe("explore", () => {
 
   test.each([
     [["explore", "revoke", "--strategy", "dpr"], 'unknown strategy "dpr"; did you mean "dpor"?'],
+    [
+      ["explore", "revoke", "--strategy", "dpor", "--memory", "relaxed"],
+      "--strategy dpor: in relaxed",
+    ],
+    [["explore", "revoke", "--memory", "weak"], "Allowed choices are sc, tso, relaxed"],
     [["explore", "--mutants", "M64"], 'unknown mutant "M64"'],
     [["explore", "revoke", "--set", "machine.memory=1MiB"], "--set: a story has no machine.memory"],
     [["stress", "revoke", "sned"], 'unknown story "sned"; did you mean "send"?'],
@@ -85,6 +90,18 @@ describe("a failure", () => {
     expect(readFileSync(page, "utf8")).toMatch(/^<!doctype html>/);
     const again = gfn2mfn("replay", file);
     expect(again.status).toBe(5);
+    expect(again.stdout).toContain("the failure of the recording");
+    expect(again.stdout).not.toContain("diverged");
+  });
+
+  test("of weak memory is made again in the strongest memory that shows it", () => {
+    const weak = join(folder, "m52.json");
+    const found = gfn2mfn("explore", "--mutant", "M52", "--memory", "relaxed", "--record", weak);
+    expect(found.status).toBe(5);
+    expect(found.stdout).toMatch(/^FAIL I-39/);
+    expect(found.stdout).toContain("may race: arguments of hypercalls");
+    expect(JSON.parse(readFileSync(weak, "utf8")).config).toMatchObject({ memory: "tso" });
+    const again = gfn2mfn("replay", weak);
     expect(again.stdout).toContain("the failure of the recording");
     expect(again.stdout).not.toContain("diverged");
   });

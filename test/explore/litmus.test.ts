@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Litmus, load, store } from "../../explore/litmus.ts";
 import { litmusTests } from "../../explore/litmus-catalogue.ts";
 import { outcomesOf } from "../../explore/litmus-run.ts";
-import { WeakMemory } from "../../explore/weak-memory.ts";
+import { weakMemory } from "../../explore/weak-memory.ts";
 import { LitmusThreads, simulated } from "../../toolstack/litmus.ts";
 
 const tests = [...litmusTests().entries()].map(
@@ -72,7 +72,7 @@ describe("the judge of a litmus test", () => {
 
 describe("the simulated memory", () => {
   const relaxed = (choices: number[], cells = [0]) =>
-    new WeakMemory({ mode: "relaxed", tasks: 2, cells }, () => choices.shift() ?? 0);
+    weakMemory({ mode: "relaxed", tasks: 2, cells }, () => choices.shift() ?? 0);
 
   it("never lets a task see an older store than it has seen", () => {
     const memory = relaxed([0, 1]);
@@ -111,10 +111,7 @@ describe("the simulated memory", () => {
   });
 
   it("reports no race on a cell that was declared racy", () => {
-    const memory = new WeakMemory(
-      { mode: "sc", tasks: 2, cells: [0], racy: new Set([0]) },
-      () => 0,
-    );
+    const memory = weakMemory({ mode: "sc", tasks: 2, cells: [0], racy: new Set([0]) }, () => 0);
     memory.store(0, 0, 1, "plain");
     memory.load(1, 0, "plain");
     expect(memory.races).toEqual([]);
