@@ -20,7 +20,7 @@ import {
 } from "../shared/abi/grant.ts";
 import { DOMID_SELF } from "../shared/abi/xen.ts";
 import { PGT_writable_page } from "../shared/frame-flags.ts";
-import { BATCH_GAP, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
+import { BATCH_GAP, CMPXCHG_ATTEMPTS_MAX, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import {
   EFAULT,
   GNTST_bad_copy_arg,
@@ -89,7 +89,7 @@ export function* copyGrantRefs(xen: Xen, caller: Caller, uop: number, count: num
     // A length of 0 is checked like any other: recorded, against what later trees do.
     args.setU16(
       COPY_STATUS,
-      isPagedOut(xen, caller.slot) ? GNTST_eagain : copyOne(xen, caller, kept),
+      isPagedOut(xen, caller.slot) ? GNTST_eagain : copyElement(xen, caller, kept),
     );
     const status = element + COPY_STATUS;
     if (!copyToGuest(xen, caller.domid, status, args.bytes, COPY_STATUS, 2)) return -EFAULT;
@@ -125,6 +125,18 @@ function sideDomain(
   return domainByAnyId(xen, caller, domid) ?? GNTST_bad_domain;
 }
 
+/** An internal answer, which no guest sees: what was looked at has changed meanwhile, so the element is taken up again. */
+const RETRY = 1;
+
+function copyElement(xen: Xen, caller: Caller, kept: KeptDomains): number {
+  for (let attempt = 0; attempt < CMPXCHG_ATTEMPTS_MAX; attempt++) {
+    const status = copyOne(xen, caller, kept);
+    if (status !== RETRY) return status;
+  }
+  return GNTST_general_error;
+}
+
+/** A GNTST_*, or RETRY with nothing left behind. */
 function copyOne(xen: Xen, caller: Caller, kept: KeptDomains): number {
   const flags = xen.args.u16(COPY_FLAGS);
   const sourceIsRef = (flags & GNTCOPY_source_gref) !== 0;
@@ -194,7 +206,7 @@ function acquire(
 }
 
 /**
- * Pins an entry for a copy, or returns a GNTST_* with nothing left behind. `mayLead`: it may be transitive; what it
+ * Pins an entry for a copy, or returns a GNTST_* or RETRY with nothing left behind. `mayLead`: it may be transitive; what it
  * leads to may not.
  */
 function acquireGrant(
@@ -237,6 +249,11 @@ function pinnedSide(
   if (leads) {
     const via = mayLead ? acquireBehind(xen, granter, ref, readonly) : GNTST_general_error;
     if (typeof via === "number") return via;
+    // The guest may lead elsewhere since: whoever has the entry pinned has another page than this one (advisory 226).
+    if (pin !== 0 && !isActive(xen, granter, ref, via)) {
+      release(xen, via);
+      return RETRY;
+    }
     // Always counted as a part of a page, so that nobody maps it.
     const window = { ...via.window, part: true };
     return { frame: via.frame, granter, ref, readonly, window, via };
@@ -246,6 +263,14 @@ function pinnedSide(
   const shared = isV2(xen, granter) ? windowOf(xen, granter, ref, header) : WHOLE_PAGE;
   const window = pin === 0 ? shared : activeWindow(xen, granter, ref);
   return { frame: FrameIndex(frame), granter, ref, readonly, window, via: undefined };
+}
+
+/** Whether what an entry leads to is what it is pinned with. */
+function isActive(xen: Xen, granter: DomId, ref: number, { frame, window }: Side): boolean {
+  const { start, length } = activeWindow(xen, granter, ref);
+  return (
+    frame === activeFrame(xen, granter, ref) && start === window.start && length === window.length
+  );
 }
 
 /** Follows a transitive entry, in the name of its granter. It may not lead back to the same domain. */

@@ -19,6 +19,38 @@ export const EVENT_MUTANTS: readonly Mutant[] = [
     caughtBy: ["I-30"],
   },
   {
+    id: "M45",
+    name: "expand-versus-reset",
+    origin: "XSA-505",
+    mechanism:
+      "whether there is an event array is looked at before a gap, and a page added after it",
+    patches: [
+      {
+        file: "hypervisor/event-fifo.ts",
+        from: "export function expandArray(xen: Xen, caller: Caller): number {\n",
+        to: "export function* expandArray(xen: Xen, caller: Caller) {\n",
+      },
+      {
+        file: "hypervisor/event-fifo.ts",
+        from: "  if (!isFifo(xen, domid)) return -EOPNOTSUPP;\n",
+        to: "  if (!isFifo(xen, domid)) return -EOPNOTSUPP;\n  const gfn = xen.args.u64(EXPAND_ARRAY_GFN);\n  yield GAP_PREEMPT;\n",
+      },
+      {
+        file: "hypervisor/event-fifo.ts",
+        from: "addArrayPage(xen, domid, xen.args.u64(EXPAND_ARRAY_GFN))",
+        to: "addArrayPage(xen, domid, gfn)",
+      },
+      {
+        file: "hypervisor/event-fifo.ts",
+        from: "import { type Caller, domainField,",
+        to: "import { GAP_PREEMPT, type Caller, domainField,",
+      },
+    ],
+    story: "expand",
+    depth: 2,
+    caughtBy: ["I-43"],
+  },
+  {
     id: "M46",
     name: "error-undoes-others",
     origin: "XSA-496",

@@ -88,6 +88,23 @@ export const GRANT_MUTANTS: readonly Mutant[] = [
     caughtBy: ["I-13"],
   },
   {
+    id: "M07",
+    name: "transitive-no-recheck",
+    origin: "XSA-226",
+    mechanism:
+      "an entry that leads to another domain's is not compared with what it is pinned with, only its pin is looked at",
+    patches: [
+      {
+        file: "hypervisor/grant-copy.ts",
+        from: "    if (pin !== 0 && !isActive(xen, granter, ref, via)) {\n",
+        to: "    if (pin !== activePin(xen, granter, ref)) {\n",
+      },
+    ],
+    story: "transitive",
+    depth: 2,
+    caughtBy: ["I-15", "I-16"],
+  },
+  {
     id: "M09",
     name: "copy-takes-shared-frame",
     origin: "XSA-500",
@@ -102,6 +119,37 @@ export const GRANT_MUTANTS: readonly Mutant[] = [
     story: "copy-pinned",
     depth: 2,
     caughtBy: ["I-16", "I-26", "I-04"],
+  },
+  {
+    id: "M14",
+    name: "status-frame-unheld",
+    origin: "XSA-384, XSA-486",
+    mechanism: "the number of a status frame is remembered across a gap, without a reference",
+    patches: [
+      {
+        file: "hypervisor/memory-physmap.ts",
+        from: "  const placed = placeOne(xen, caller, {\n    domid,\n    space,\n    idx: args.u64(ADD_TO_PHYSMAP_IDX),\n",
+        to: "  const [idx, gfn] = [args.u32(ADD_TO_PHYSMAP_IDX), args.u64(ADD_TO_PHYSMAP_GPFN)];\n  if (space === XENMAPSPACE_grant_table) return placeUnheld(xen, caller, domid, idx, gfn);\n  const placed = placeOne(xen, caller, {\n    domid,\n    space,\n    idx: args.u64(ADD_TO_PHYSMAP_IDX),\n",
+      },
+      {
+        file: "hypervisor/memory-physmap.ts",
+        from: "/** Device pages are for the hardware domain itself; ",
+        to: "function* placeUnheld(xen, caller, domid, idx, gfn) {\n  const frame = grantFrameFor(xen, domid, idx);\n  if (frame < 0) return frame;\n  yield GAP_PREEMPT;\n  const placed = placeXenPage(xen, caller, domid, frame, gfn);\n  const answer = settled(xen, caller.slot, domid, placed);\n  return typeof answer === 'number' ? answer : yield* answer;\n}\n\n/** Device pages are for the hardware domain itself; ",
+      },
+      {
+        file: "hypervisor/memory-physmap.ts",
+        from: "import { PLACED_FLUSH, type Placed,",
+        to: 'import { XENMAPSPACE_grant_table } from "../shared/abi/memory.ts";\nimport { grantFrameFor, PLACED_FLUSH, placeXenPage, type Placed,',
+      },
+      {
+        file: "hypervisor/physmap-place.ts",
+        from: "\nfunction placeXenPage(",
+        to: "\nexport function placeXenPage(",
+      },
+    ],
+    story: "place-status",
+    depth: 2,
+    caughtBy: ["I-12", "I-08"],
   },
   {
     id: "M15",

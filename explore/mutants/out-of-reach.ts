@@ -5,10 +5,7 @@ const LANES = "needs two lanes of the hypervisor inside one handler at once; the
 
 export const OUT_OF_REACH_ROWS: readonly OutOfReach[] = [
   { id: "M05", name: "maptrack-steal-race", why: LANES },
-  { id: "M07", name: "transitive-no-recheck", why: LANES },
   { id: "M08", name: "ref-put-before-unpin", why: LANES },
-  { id: "M11", name: "version-shrinks-table", why: "no story switches a version under a transfer" },
-  { id: "M14", name: "status-frame-unheld", why: LANES },
   { id: "M17", name: "copy-error-lock-order", why: "there are no locks" },
   {
     id: "M27",
@@ -36,7 +33,6 @@ export const OUT_OF_REACH_ROWS: readonly OutOfReach[] = [
   { id: "M41", name: "valid-before-bucket", why: LANES },
   { id: "M43", name: "send-after-unlock", why: LANES },
   { id: "M44", name: "control-before-heads", why: LANES },
-  { id: "M45", name: "expand-versus-reset", why: LANES },
   {
     id: "M48",
     name: "storm-unbounded",

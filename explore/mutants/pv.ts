@@ -3,6 +3,28 @@ import type { Mutant } from "./mutant.ts";
 
 export const PV_MUTANTS: readonly Mutant[] = [
   {
+    id: "M11",
+    name: "version-shrinks-table",
+    origin: "XSA-501",
+    mechanism:
+      "between the two halves of a transfer the receiver's table may become smaller, and nobody looks again",
+    patches: [
+      {
+        file: "hypervisor/grant-transfer.ts",
+        from: "    if (!copyFieldBack(xen, caller.domid, element, TRANSFER_STATUS, 2)) return -EFAULT;\n",
+        to: "    if (status === GNTST_okay) {\n      yield GAP_PREEMPT;\n      complete(xen, domid, ref, frame);\n      args.setU16(TRANSFER_STATUS, status);\n    }\n    if (!copyFieldBack(xen, caller.domid, element, TRANSFER_STATUS, 2)) return -EFAULT;\n",
+      },
+      {
+        file: "hypervisor/grant-transfer.ts",
+        from: "  complete(xen, receiver, ref, frame);\n  return GNTST_okay;\n",
+        to: "  return GNTST_okay;\n",
+      },
+    ],
+    story: "shrink",
+    depth: 2,
+    caughtBy: ["I-33"],
+  },
+  {
     id: "M16",
     name: "capacity-unit",
     origin: "XSA-382",

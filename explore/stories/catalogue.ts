@@ -2,7 +2,7 @@
 import type { Story } from "../story.ts";
 import { adversaryStory } from "./adversary.ts";
 import { killDeviceOwnerStory } from "./devices.ts";
-import { portsFullStory, resetStory, sendStory, unmaskStory } from "./events.ts";
+import { expandStory, portsFullStory, resetStory, sendStory, unmaskStory } from "./events.ts";
 import {
   copyMappedStory,
   copyPinnedStory,
@@ -36,12 +36,19 @@ import { halvesRaceStory, halvesStory } from "./pv.ts";
 import {
   attachStory,
   pinnedTableStory,
+  shrinkStory,
   statusFramesStory,
   stealStory,
   transferStory,
 } from "./pv-pages.ts";
 import { ringIndexStory, ringPublishStory, ringRequestStory, ringSleepStory } from "./ring.ts";
-import { movePageStory, statusFreedStory, versionUnderMapStory } from "./x86.ts";
+import {
+  movePageStory,
+  placeStatusStory,
+  statusFreedStory,
+  transitiveStory,
+  versionUnderMapStory,
+} from "./x86.ts";
 
 export const STORIES: readonly Story[] = [
   revokeStory,
@@ -87,6 +94,10 @@ export const STORIES: readonly Story[] = [
   pinnedTableStory,
   statusFramesStory,
   attachStory,
+  shrinkStory,
+  expandStory,
+  placeStatusStory,
+  transitiveStory,
 ];
 
 export const storyNamed = (name: string): Story | undefined =>

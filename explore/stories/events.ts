@@ -2,10 +2,29 @@
  * Stories of events: a sender, a receiver that sleeps, and a port that comes and goes. B's port 1 and A's port 1 are
  * connected by the set-up. Ours; the shapes are those of stress spec 11.3.
  */
-import { allocUnbound, bindInterdomain, bindVirq, portOp } from "../../domains/hypercalls.ts";
+import {
+  allocUnbound,
+  bindInterdomain,
+  bindVirq,
+  eventChannelOp,
+  freshArguments,
+  portOp,
+  setU64,
+} from "../../domains/hypercalls.ts";
 import { andWord, loadWord, orWord } from "../../domains/memory.ts";
+import { isFifo } from "../../hypervisor/event-fifo-array.ts";
 import { ECS_VIRQ, portState, virqPort } from "../../hypervisor/event-ports.ts";
-import { EVTCHNOP_send, EVTCHNOP_unmask, VIRQ_DOM_EXC } from "../../shared/abi/event-channel.ts";
+import {
+  EVTCHNOP_expand_array,
+  EVTCHNOP_init_control,
+  EVTCHNOP_send,
+  EVTCHNOP_unmask,
+  EXPAND_ARRAY_GFN,
+  EXPAND_ARRAY_SIZE,
+  INIT_CONTROL_GFN,
+  INIT_CONTROL_SIZE,
+  VIRQ_DOM_EXC,
+} from "../../shared/abi/event-channel.ts";
 import {
   SHARED_INFO_EVTCHN_MASK,
   SHARED_INFO_EVTCHN_PENDING,
@@ -19,7 +38,7 @@ import { load } from "../../shared/mem.ts";
 import type { Program } from "../../shared/trap.ts";
 import { type Guest, openSharedInfo, resetPorts, sleepOn, wrong } from "../raw-guest.ts";
 import type { Story, StoryTask } from "../story.ts";
-import { A, B, INFO_GFN, smallModel } from "./machines.ts";
+import { A, B, INFO_GFN, RAM, smallModel } from "./machines.ts";
 
 const PORT = 1;
 const info = (offset: number): number => INFO_GFN * PAGE_SIZE + offset;
@@ -204,5 +223,50 @@ export const resetStory: Story = {
   sometimes: {
     "the reset succeeded": (notes) => notes.reset === 1,
     "a port was bound meanwhile": (notes) => notes.reset === 0,
+  },
+};
+
+/** M45: a reset that has succeeded leaves nothing of the FIFO ABI, whatever has begun before it. */
+export const expandStory: Story = {
+  name: "expand",
+  about: "A adds a page to its event array on one vCPU while the other resets its ports",
+  model: () => smallModel({ domains: [{}, { vcpus: 2 }] }),
+  setUp: [
+    {
+      name: "A",
+      domain: A,
+      program: function* (guest) {
+        const view = freshArguments(guest.caller, INIT_CONTROL_SIZE);
+        setU64(view, INIT_CONTROL_GFN, RAM + 1);
+        yield* eventChannelOp(guest.caller, EVTCHNOP_init_control, INIT_CONTROL_SIZE);
+      },
+    },
+  ],
+  tasks: [
+    {
+      name: "A.0",
+      domain: A,
+      program: function* (guest, notes) {
+        setU64(freshArguments(guest.caller, EXPAND_ARRAY_SIZE), EXPAND_ARRAY_GFN, RAM + 2);
+        const { caller } = guest;
+        notes.expanded = yield* eventChannelOp(caller, EVTCHNOP_expand_array, EXPAND_ARRAY_SIZE);
+      },
+    },
+    {
+      name: "A.1",
+      domain: A,
+      vcpu: 1,
+      program: function* (guest, notes) {
+        notes.reset = yield* resetPorts(guest);
+      },
+    },
+  ],
+  judge: ({ xen }, notes) =>
+    notes.reset === 0 && isFifo(xen, A)
+      ? ["I-43: A's event array is in use, and its reset has freed it"]
+      : [],
+  sometimes: {
+    "the page was first": (notes) => notes.expanded === 0,
+    "the reset was first": (notes) => notes.expanded !== 0,
   },
 };

@@ -39,7 +39,7 @@ import {
 } from "../../shared/status.ts";
 import { DomId } from "../../shared/units.ts";
 import { bootV2, fullPage, recordOf, subPage, V0, versionRecord, wayTo } from "./grant-v2-calls.ts";
-import { argumentAddress, mapOne, setEntry, unmapOne } from "./grants.ts";
+import { argumentAddress, copyOne, mapOne, setEntry, unmapOne } from "./grants.ts";
 import { type Actor, readGuest, readWord, writeGuest, writeWord } from "./harness.ts";
 
 /** Copies of a batch, all through one reference of `dom`, into the caller's own page. */
@@ -139,6 +139,22 @@ export const CLAIMS: Readonly<Record<string, () => void>> = {
       expect([activePin(xen, actor.domid, ref), statusOf(xen, actor.domid, ref)]).toEqual([0, 0]);
     }
     expect(audit(machine.xen)).toEqual([]);
+  },
+
+  "XSA-226: a way that turns whenever it is pinned lets nobody in, and leaves nothing": () => {
+    const { machine, xen, a, b, c, setVersion, store } = bootV2();
+    expect(setVersion(b, 2)).toBe(0);
+    for (const ref of [8, 9]) setEntry(machine, a, ref, 1, b.domid, a.ram + ref);
+    store(b, 9, wayTo(c, a, 8));
+    const place = { ref: 9, dom: b.domid };
+    const to = { ...place, offset: 2048 };
+    expect(copyOne(machine, c, { ...place, offset: 0 }, to, 8)).toBe(GNTST_okay);
+    xen.memory.onGuestWord = () =>
+      store(b, 9, wayTo(c, a, activePin(xen, b.domid, 9) === 0 ? 8 : 9));
+    expect(copyOne(machine, c, { ...place, offset: 0 }, to, 8)).toBe(GNTST_general_error);
+    xen.memory.onGuestWord = undefined;
+    expect([activePin(xen, b.domid, 9), statusOf(xen, b.domid, 9)]).toEqual([0, 0]);
+    expect(audit(xen)).toEqual([]);
   },
 
   "XSA-411: a copy that fails behind a way gives back what it held before it": () => {

@@ -74,6 +74,11 @@ export const BUGS_OF_ENTRIES: readonly PlantedBug[] = [
     },
   ],
   [
+    "a way may turn while it is pinned",
+    ["XSA-226"],
+    { file: COPY, from: "pin !== 0 && !isActive(", to: "pin < 0 && !isActive(" },
+  ],
+  [
     "a copy that fails behind a way leaves status bits",
     ["XSA-226", "XSA-411"],
     {
