@@ -13,12 +13,9 @@ import { KNOWN_FINDING, openAccesses, translations } from "../hypervisor/audit-w
 import { frameOwner, isRamFrame, isXenHeap } from "../hypervisor/frame-table.ts";
 import { domainField, lineField, slotDomain, type Xen } from "../hypervisor/xen.ts";
 import { at } from "../shared/assert.ts";
-import { PGC_xen_heap } from "../shared/frame-flags.ts";
 import { DOM, LINE } from "../shared/layout.ts";
 import { NOT_PRESENT } from "../shared/limits.ts";
-import type { Words } from "../shared/mem.ts";
 import { isRam } from "../shared/pte.ts";
-import type { MachineImage } from "./image.ts";
 
 /** Id of each invariant of the audit. One that is not here is reported under its own name. */
 export const INVARIANT_IDS: Readonly<Record<string, string>> = {
@@ -107,52 +104,6 @@ function poolLists(xen: Xen, census: Census): string[] {
       ? []
       : [`domain ${domid} counts ${counted} free table pages, ${listed} are listed`];
   });
-}
-
-const sameFour = (words: Words, others: Words, i: number): boolean =>
-  words[i] === others[i] &&
-  words[i + 1] === others[i + 1] &&
-  words[i + 2] === others[i + 2] &&
-  words[i + 3] === others[i + 3];
-
-/**
- * Names the state that the whole audit judges, so that one that has been judged need not be judged again: two hashes over
- * the hypervisor's tables and over the frames that are not plain RAM. What only counts events (traces, channels, TLBs,
- * generations) is left out; TLBs and open accesses are the step's check.
- */
-export function stateKey(image: MachineImage): number {
-  const { words, layout, memory, bootWords } = image;
-  let one = 0x811c9dc5;
-  let other = 0x2545f491;
-  const typed = layout.frameType !== NOT_PRESENT;
-  const ranges = [
-    [layout.frameCount, layout.frameGeneration],
-    typed ? [layout.frameType, layout.frameDma] : [0, 0],
-    [layout.holds, layout.samples],
-    [layout.domains, layout.faults],
-  ] as const;
-  for (const [from, to] of ranges) {
-    // Tables are whole lines, and most of them are as they were: four words are looked at in one go.
-    for (let first = from; first < to; first += 4) {
-      if (sameFour(words, bootWords, first)) continue;
-      for (let i = first; i < first + 4; i++) {
-        const word = words[i] ?? 0;
-        if (word === bootWords[i]) continue;
-        one = Math.imul((one ^ word) + i, 0x01000193);
-        other = Math.imul(other + word, 0x85ebca6b) ^ i;
-      }
-    }
-  }
-  for (const frame of memory.dirty) {
-    // Where pages have types, a guest's own pages may be its page tables.
-    const plain = !typed && (words[layout.frameOwner + frame] ?? -1) >= 0;
-    if (plain && ((words[layout.frameCount + frame] ?? 0) & PGC_xen_heap) === 0) continue;
-    const content = memory.hash(frame, frame + 1);
-    // The order in which frames were written says nothing.
-    one = (one + Math.imul(content, 0x9e3779b1)) | 0;
-    other ^= Math.imul(content ^ frame, 0xc2b2ae35);
-  }
-  return (one >>> 0) * 2 ** 21 + ((other >>> 0) & 0x1fffff);
 }
 
 /**

@@ -11,9 +11,8 @@ import { bootHypervisor } from "../hypervisor/main.ts";
 import { type Xen, xenOf } from "../hypervisor/xen.ts";
 import { assert } from "../shared/assert.ts";
 import { type Layout, layoutOf, machineBytes } from "../shared/layout.ts";
-import { PAGE_SIZE } from "../shared/limits.ts";
 import type { MachineModel } from "../shared/machine.ts";
-import { type MachineMemory, WatchedMemory, type Words, wordsOf } from "../shared/mem.ts";
+import { type FrameContent, WatchedMemory, type Words, wordsOf } from "../shared/mem.ts";
 import { FrameIndex } from "../shared/units.ts";
 
 export interface MachineImage {
@@ -22,8 +21,8 @@ export interface MachineImage {
   readonly words: Words;
   readonly memory: WatchedMemory;
   readonly bootWords: Words;
-  /** By frame: its content, for frames that are not empty. */
-  readonly frames: readonly (Uint8Array | undefined)[];
+  /** By frame. */
+  readonly frames: readonly FrameContent[];
 }
 
 /** Boots a machine, lets `setUp` bring it where its runs begin, and remembers its state. */
@@ -37,15 +36,11 @@ export function machineImage(model: MachineModel, setUp?: (xen: Xen) => void): M
     xen.pending.every((handler) => handler === undefined),
     "no handler is pending in an image",
   );
-  const frames = Array.from({ length: layout.frames }, (_, frame) => contentOf(memory, frame));
-  memory.cleanse(() => {});
+  const frames = Array.from({ length: layout.frames }, (_, frame) =>
+    memory.content(FrameIndex(frame)),
+  );
+  memory.putBack();
   return { model, layout, words, memory, bootWords: words.slice(), frames };
-}
-
-function contentOf(memory: MachineMemory, frame: number): Uint8Array | undefined {
-  const content = new Uint8Array(PAGE_SIZE);
-  memory.read(FrameIndex(frame), 0, content, 0, PAGE_SIZE);
-  return content.some((byte) => byte !== 0) ? content : undefined;
 }
 
 /** Puts the buffers back to what they were in the image: the frames written since, and all words. */
@@ -56,10 +51,6 @@ export function restoreImage(image: MachineImage): Xen {
   memory.onFlush = undefined;
   memory.plain = undefined;
   words.set(image.bootWords);
-  memory.cleanse((frame) => {
-    const content = frames[frame];
-    if (content === undefined) memory.zero(frame);
-    else memory.write(frame, 0, content, 0, PAGE_SIZE);
-  });
+  memory.putBack(frames);
   return xenOf(words, memory, layout);
 }

@@ -84,6 +84,7 @@ export function machineOver(xen: Xen, options: ExploreOptions): Machine {
     steps: 0,
     turns: 0,
     traceHash: FNV_OFFSET | 0,
+    traceCheck: 0,
     inHandler: false,
     inPoint: false,
     auditing: false,

@@ -125,6 +125,8 @@ export interface Machine {
   turns: number;
   /** Rolling hash over every choice, record and resumed value. */
   traceHash: number;
+  /** A second one, so that two runs that agree in both have taken the same way. */
+  traceCheck: number;
   inHandler: boolean;
   inPoint: boolean;
   /** Whether accesses are the audit's, which are nobody's step. */
@@ -134,7 +136,11 @@ export interface Machine {
 export const FNV_OFFSET = 0x811c9dc5;
 const FNV_PRIME = 0x01000193;
 
+const CHECK_PRIME = 0x85ebca6b;
+
 /** Adds a word to the trace hash (FNV-1a, a word at a time). */
 export function mix(machine: Machine, word: number): void {
   machine.traceHash = Math.imul(machine.traceHash ^ word, FNV_PRIME);
+  machine.traceCheck =
+    Math.imul(machine.traceCheck + word, CHECK_PRIME) ^ (machine.traceCheck >>> 15);
 }

@@ -15,7 +15,8 @@ import { at } from "../shared/assert.ts";
 import { LINE, lineOf } from "../shared/layout.ts";
 import type { MachineModel } from "../shared/machine.ts";
 import type { Program } from "../shared/trap.ts";
-import { type Findings, stateKey, stepCheck, wholeCheck } from "./checks.ts";
+import { auditOnce, type SoundStates, soundStates } from "./audit-once.ts";
+import { type Findings, stepCheck } from "./checks.ts";
 import { watchHostileWords, watchWork } from "./handler-watch.ts";
 import { type MachineImage, machineImage } from "./image.ts";
 import { assign, buildMachine, machineOver } from "./machine.ts";
@@ -23,9 +24,9 @@ import { type Guest, rawGuest } from "./raw-guest.ts";
 import { roundRobin } from "./round-robin.ts";
 import { type Outcome, run, runPart } from "./run.ts";
 import type { Scheduler } from "./scheduler.ts";
-import type { Machine, Part } from "./state.ts";
+import { type Machine, mix, type Part } from "./state.ts";
 import { type RacyPage, StoryMemory } from "./story-memory.ts";
-import type { MemoryMode } from "./weak-memory.ts";
+import { MEMORY_MODES, type MemoryMode } from "./weak-memory.ts";
 
 /** Facts that a story's programs leave for each other's claims and for the judge. */
 export type Notes = Record<string, number>;
@@ -86,14 +87,11 @@ export interface PreparedStory {
   readonly callers: (Caller | undefined)[];
   /** What the set-up has noted: every run begins with it. */
   readonly notes: Notes;
-  /** States that the whole audit has found sound. */
-  readonly sound: Set<number>;
+  /** What need not be judged again. */
+  readonly sound: SoundStates;
   /** How strong memory is for plain accesses of guests. */
   readonly memory: MemoryMode;
 }
-
-/** Sound states that are remembered. */
-const SOUND_MAX = 100_000;
 
 /** Steps of the chaos phase unless the story says otherwise: an unfair schedule may let somebody spin for ever. */
 const STEPS = 2_000;
@@ -109,7 +107,7 @@ export function prepareStory(
   const image = machineImage({ ...story.model(), hypervisor }, (xen) =>
     setUp(story, xen, callers, notes),
   );
-  return { story, image, callers, notes, sound: new Set(), memory: "sc" };
+  return { story, image, callers, notes, sound: soundStates(), memory: "sc" };
 }
 
 function setUp(story: Story, xen: Xen, callers: (Caller | undefined)[], notes: Notes): void {
@@ -145,13 +143,15 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
   const notes: Notes = { ...prepared.notes };
   const known: string[] = [];
   const hostile = (domid: number): boolean => story.hostile?.includes(domid) === true;
-  const everyStep = options.everyStep === true || story.auditEveryStep === true;
+  const anew = options.everyStep === true;
+  const everyStep = anew || story.auditEveryStep === true;
+  const audited = (): Findings => auditOnce(prepared.sound, machine, image, { hostile, anew });
   const check = (xen: Xen): readonly string[] => {
-    const { broken, known: holes } = everyStep ? wholeCheck(xen, hostile) : stepCheck(xen);
+    const { broken, known: holes } = everyStep ? audited() : stepCheck(xen);
     known.push(...holes);
     return broken;
   };
-  const phase = { settling: false };
+  const phase: Phase = { settling: false, machine: undefined };
   const machine = buildMachine(image, {
     seed: options.seed,
     scheduler: settlingScheduler(options.scheduler, phase),
@@ -159,16 +159,19 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
     partOf: partsOf(prepared, notes, options.without ?? []),
     audit: check,
   });
+  phase.machine = machine;
   assignOthers(machine, story, notes, options.without ?? []);
   if (story.boundedWork === true) watchWork(machine, image);
   if (story.hostileWords === true)
-    watchHostileWords(machine, image, options.scheduler, story.hostile ?? []);
+    watchHostileWords(machine, image, machine.options.scheduler, story.hostile ?? []);
   if (prepared.memory !== "sc") {
+    // The same choices lead elsewhere in another memory.
+    mix(machine, MEMORY_MODES.indexOf(prepared.memory));
     machine.late = new StoryMemory(machine, image, {
       mode: prepared.memory,
       racy: story.racy ?? [],
       // Whoever waits for a value finds it in the end.
-      choose: (count) => (phase.settling ? 0 : options.scheduler.number(count)),
+      choose: (count) => (phase.settling ? 0 : machine.options.scheduler.number(count)),
     });
   }
   options.watch?.(machine, image);
@@ -183,7 +186,7 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
   machine.auditing = true;
   const found = [...(story.judge?.(machine, notes) ?? [])];
   if (found.length === 0) {
-    const { broken, known: holes } = endCheck(prepared, machine, hostile);
+    const { broken, known: holes } = audited();
     known.push(...holes);
     found.push(...broken);
   }
@@ -191,24 +194,13 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
   return { outcome: { ...outcome, verdict, findings: found }, machine, notes, known };
 }
 
-/** The whole audit, unless it has seen this state already and found it sound. */
-function endCheck(
-  { image, sound }: PreparedStory,
-  { xen }: Machine,
-  hostile: (domid: number) => boolean,
-): Findings {
-  const last = stepCheck(xen);
-  if (last.broken.length > 0) return last;
-  const key = stateKey(image);
-  if (sound.has(key)) return last;
-  const all = wholeCheck(xen, hostile);
-  // A state with a known hole is looked at each time, because the hole is reported each time.
-  if (all.broken.length + all.known.length === 0 && sound.size < SOUND_MAX) sound.add(key);
-  return all;
+interface Phase {
+  settling: boolean;
+  machine: Machine | undefined;
 }
 
-/** The strategy's choices, until the settling phase begins; fair ones from then on. */
-function settlingScheduler(chaos: Scheduler, phase: { readonly settling: boolean }): Scheduler {
+/** The strategy's choices, until the settling phase begins; fair ones from then on. What is drawn is part of the trace. */
+function settlingScheduler(chaos: Scheduler, phase: Phase): Scheduler {
   const fair = roundRobin();
   return {
     begin: (seed, scene) => {
@@ -216,7 +208,11 @@ function settlingScheduler(chaos: Scheduler, phase: { readonly settling: boolean
       chaos.begin(seed, scene);
     },
     choose: (candidates, count) => (phase.settling ? fair : chaos).choose(candidates, count),
-    number: (below) => chaos.number(below),
+    number: (below) => {
+      const drawn = chaos.number(below);
+      if (phase.machine !== undefined) mix(phase.machine, drawn);
+      return drawn;
+    },
   };
 }
 

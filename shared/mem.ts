@@ -162,8 +162,6 @@ export const TOUCH_READ = 1;
 export const TOUCH_WRITE = 2;
 export const TOUCH_ATOMIC = 4;
 
-const HASH_PRIME = 0x01000193;
-
 /** Is told of an access before it is made: the explorer's reports, its dependency relation, its race detector. */
 export type OnTouch = (kind: number, frame: number, offset: number, length: number) => void;
 
@@ -173,35 +171,34 @@ export interface PlainAccess {
   write(frame: number, offset: number, from: Uint8Array, at: number, length: number): boolean;
 }
 
+/** What the words of a frame were; undefined: all zero. */
+export type FrameContent = Int32Array | undefined;
+
 /**
- * Machine memory whose accesses are seen: the explorer's. It knows which frames have been written since it was last
- * asked, so that a fresh machine is a copy of those. Threads use the plain class, which knows nothing of this.
+ * Machine memory whose accesses are seen: the explorer's. It knows which words of which frames may have been written since it
+ * was last put back, so that a fresh machine is a copy of those. Threads use the plain class, which knows nothing of this.
  */
 export class WatchedMemory extends MachineMemory {
   onTouch: OnTouch | undefined;
   plain: PlainAccess | undefined;
   readonly #cells: Int32Array;
-  readonly #isDirty: Uint8Array;
+  /** By frame: the first word written and the one after the last; nothing is written where `to` is 0. */
+  readonly #from: Uint16Array;
+  readonly #to: Uint16Array;
+  /** By frame: 1 while it is zero from end to end because it was zeroed. */
+  readonly #blank: Uint8Array;
   readonly #dirty: FrameIndex[] = [];
 
-  constructor(buffer: ArrayBufferLike) {
+  constructor(buffer: ArrayBuffer) {
     super(buffer);
+    const frames = buffer.byteLength / PAGE_SIZE;
     this.#cells = new Int32Array(buffer);
-    this.#isDirty = new Uint8Array(buffer.byteLength / PAGE_SIZE);
+    this.#from = new Uint16Array(frames).fill(WORDS_PER_PAGE);
+    this.#to = new Uint16Array(frames);
+    this.#blank = new Uint8Array(frames);
   }
 
-  /** Calls `restore` for every frame written since the last call, and forgets them. */
-  cleanse(restore: (frame: FrameIndex) => void): void {
-    const frames = this.#dirty.splice(0);
-    for (const frame of frames) {
-      restore(frame);
-      this.#isDirty[frame] = 0;
-    }
-    // What `restore` wrote is clean.
-    this.#dirty.length = 0;
-  }
-
-  /** Frames written since the last `cleanse`. */
+  /** Frames written since memory was last put back. */
   get dirty(): readonly FrameIndex[] {
     return this.#dirty;
   }
@@ -211,22 +208,56 @@ export class WatchedMemory extends MachineMemory {
     return this.#cells[index] ?? 0;
   }
 
-  /** Folds the words of a frame that are not zero into a hash. */
-  hash(frame: FrameIndex, seed: number): number {
-    const cells = this.#cells;
+  /** A copy of the words of a frame. */
+  content(frame: FrameIndex): FrameContent {
     const first = frame * WORDS_PER_PAGE;
-    let hash = seed;
-    for (let i = 0; i < WORDS_PER_PAGE; i++) {
-      const word = cells[first + i] ?? 0;
-      if (word !== 0) hash = Math.imul((hash ^ word) + i, HASH_PRIME);
-    }
-    return hash;
+    const words = this.#cells.slice(first, first + WORDS_PER_PAGE);
+    return words.some((word) => word !== 0) ? words : undefined;
   }
 
-  #mark(frame: FrameIndex): void {
-    if (this.#isDirty[frame] !== 0) return;
-    this.#isDirty[frame] = 1;
-    this.#dirty.push(frame);
+  /** Puts every frame back to its content; or, without contents, takes memory as it is for what it is put back to. */
+  putBack(contents?: readonly FrameContent[]): void {
+    for (const frame of this.#dirty) {
+      if (contents !== undefined) this.#restore(frame, contents[frame]);
+      this.#from[frame] = WORDS_PER_PAGE;
+      this.#to[frame] = 0;
+      this.#blank[frame] = 0;
+    }
+    this.#dirty.length = 0;
+  }
+
+  #restore(frame: FrameIndex, content: FrameContent): void {
+    const first = frame * WORDS_PER_PAGE;
+    const from = this.#from[frame] ?? 0;
+    const to = this.#to[frame] ?? 0;
+    if (content !== undefined) this.#cells.set(content.subarray(from, to), first + from);
+    else if (this.#blank[frame] === 0) this.#cells.fill(0, first + from, first + to);
+  }
+
+  /** Shows each word of a frame that is not as in `content`: its index in all of memory, and the word. */
+  compare(
+    frame: FrameIndex,
+    content: FrameContent,
+    differs: (index: number, word: number) => void,
+  ): void {
+    if (content === undefined && this.#blank[frame] === 1) return;
+    const first = frame * WORDS_PER_PAGE;
+    const to = this.#to[frame] ?? 0;
+    for (let i = this.#from[frame] ?? 0; i < to; i++) {
+      const word = this.#cells[first + i] ?? 0;
+      if (word !== (content === undefined ? 0 : content[i])) differs(first + i, word);
+    }
+  }
+
+  /** A write of `length` bytes from `offset` on. */
+  #mark(frame: FrameIndex, offset: number, length = 4): void {
+    const first = offset >> 2;
+    const end = (offset + length + 3) >> 2;
+    const to = this.#to[frame] ?? 0;
+    if (to === 0) this.#dirty.push(frame);
+    if (end > to) this.#to[frame] = end;
+    if (first < (this.#from[frame] ?? 0)) this.#from[frame] = first;
+    this.#blank[frame] = 0;
   }
 
   override load(frame: FrameIndex, offset: number): number {
@@ -235,22 +266,22 @@ export class WatchedMemory extends MachineMemory {
   }
   override store(frame: FrameIndex, offset: number, value: number): void {
     this.onTouch?.(TOUCH_WRITE | TOUCH_ATOMIC, frame, offset, 4);
-    this.#mark(frame);
+    this.#mark(frame, offset);
     super.store(frame, offset, value);
   }
   override or(frame: FrameIndex, offset: number, bits: number): number {
     this.onTouch?.(TOUCH_READ | TOUCH_WRITE | TOUCH_ATOMIC, frame, offset, 4);
-    this.#mark(frame);
+    this.#mark(frame, offset);
     return super.or(frame, offset, bits);
   }
   override and(frame: FrameIndex, offset: number, bits: number): number {
     this.onTouch?.(TOUCH_READ | TOUCH_WRITE | TOUCH_ATOMIC, frame, offset, 4);
-    this.#mark(frame);
+    this.#mark(frame, offset);
     return super.and(frame, offset, bits);
   }
   override exchange(frame: FrameIndex, offset: number, value: number): number {
     this.onTouch?.(TOUCH_READ | TOUCH_WRITE | TOUCH_ATOMIC, frame, offset, 4);
-    this.#mark(frame);
+    this.#mark(frame, offset);
     return super.exchange(frame, offset, value);
   }
   override compareExchange(
@@ -260,7 +291,7 @@ export class WatchedMemory extends MachineMemory {
     next: number,
   ): number {
     this.onTouch?.(TOUCH_READ | TOUCH_WRITE | TOUCH_ATOMIC, frame, offset, 4);
-    this.#mark(frame);
+    this.#mark(frame, offset);
     return super.compareExchange(frame, offset, expected, next);
   }
   override peek(frame: FrameIndex, offset: number): number {
@@ -269,7 +300,7 @@ export class WatchedMemory extends MachineMemory {
   }
   override poke(frame: FrameIndex, offset: number, value: number): void {
     this.onTouch?.(TOUCH_WRITE, frame, offset, 4);
-    this.#mark(frame);
+    this.#mark(frame, offset);
     super.poke(frame, offset, value);
   }
   override read(
@@ -292,7 +323,7 @@ export class WatchedMemory extends MachineMemory {
   ): void {
     this.onTouch?.(TOUCH_WRITE, frame, offset, length);
     if (this.plain?.write(frame, offset, from, at, length) === true) return;
-    this.#mark(frame);
+    this.#mark(frame, offset, length);
     super.write(frame, offset, from, at, length);
   }
   override copy(
@@ -304,12 +335,13 @@ export class WatchedMemory extends MachineMemory {
   ): void {
     this.onTouch?.(TOUCH_READ, from, fromOffset, length);
     this.onTouch?.(TOUCH_WRITE, to, toOffset, length);
-    this.#mark(to);
+    this.#mark(to, toOffset, length);
     super.copy(to, toOffset, from, fromOffset, length);
   }
   override zero(frame: FrameIndex): void {
     this.onTouch?.(TOUCH_WRITE, frame, 0, PAGE_SIZE);
-    this.#mark(frame);
+    this.#mark(frame, 0, PAGE_SIZE);
+    this.#blank[frame] = 1;
     super.zero(frame);
   }
 }
