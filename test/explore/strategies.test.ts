@@ -17,8 +17,8 @@ function exploreStory(story: NamedStory, strategy: string, schedules: number): N
 }
 
 describe("dpor", () => {
-  // A mutant that shows only when words change under the hypervisor's hands is a matter of values, not of order.
-  const ordered = MUTANTS.filter(({ id }) => id !== "M24");
+  // A mutant that shows only when words change under the hypervisor's hands, or in weak memory, is a matter of values.
+  const ordered = MUTANTS.filter(({ id, memory }) => id !== "M24" && memory === undefined);
   it.each(ordered.map((mutant) => [mutant.id, mutant] as const))(
     "meets %s in one of the orders that it makes",
     async (_, mutant) => {
