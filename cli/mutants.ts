@@ -7,8 +7,7 @@ import {
   EXIT_SUCCESS,
   UsageError,
 } from "../toolstack/exit-codes.ts";
-import { type MutantPool, openMutantPool } from "../toolstack/mutant-pool.ts";
-import type { MutantResult } from "../toolstack/mutant-task.ts";
+import { type MutantResult, openMutantPool } from "../toolstack/mutant-task.ts";
 import { openStatusLine } from "../toolstack/status-line.ts";
 import { alignTable } from "../toolstack/table.ts";
 
@@ -55,7 +54,7 @@ function chosen(wish: string | true): readonly string[] {
 
 /** Results in the order of the catalogue; those that are done when the person stops. */
 async function runAll(
-  pool: MutantPool,
+  pool: ReturnType<typeof openMutantPool>,
   ids: readonly string[],
   seeds: number,
   signal: AbortSignal,

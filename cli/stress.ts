@@ -16,7 +16,6 @@ import {
   loadCampaign,
   newCampaign,
   progressOf,
-  saveCampaign,
 } from "../toolstack/campaign-state.ts";
 import {
   EXIT_EXPECTATION,
@@ -24,21 +23,20 @@ import {
   EXIT_SUCCESS,
   UsageError,
 } from "../toolstack/exit-codes.ts";
+import { saveState } from "../toolstack/state-file.ts";
 import { openStatusLine, type StatusLine } from "../toolstack/status-line.ts";
-import { openStressPool } from "../toolstack/stress-pool.ts";
+import { openStressPool } from "../toolstack/stress-task.ts";
 import { alignTable } from "../toolstack/table.ts";
 import { type ScenarioStressOptions, stressScenario } from "./stress-scenario.ts";
-
-export interface StressOptions extends ScenarioStressOptions {
-  readonly jobs?: number;
-  readonly state?: string;
-}
 
 /** Schedules of one slice: a second or so. */
 const SLICE = 2_000;
 const SAVE_EVERY_MS = 10_000;
 
-export async function stress(names: readonly string[], options: StressOptions): Promise<number> {
+export async function stress(
+  names: readonly string[],
+  options: ScenarioStressOptions,
+): Promise<number> {
   const known = STORIES.map(({ name }) => name);
   const [first] = names;
   if (names.length === 1 && first !== undefined && !known.includes(first)) {
@@ -46,6 +44,9 @@ export async function stress(names: readonly string[], options: StressOptions): 
   }
   for (const name of names) {
     if (!known.includes(name)) throw new UsageError(unknownName("story", name, known));
+  }
+  for (const flag of ["variant", "set"] as const) {
+    if (options[flag] !== undefined) throw new UsageError(`--${flag}: only a scenario has one`);
   }
   const stories = names.length === 0 ? known : names;
   const { source } = buildOf([]);
@@ -59,7 +60,7 @@ export async function stress(names: readonly string[], options: StressOptions): 
   process.once("SIGINT", onSignal);
   try {
     const blind = await campaign(state, stories, options, abort, status);
-    if (options.state !== undefined) saveCampaign(options.state, state);
+    if (options.state !== undefined) saveState(options.state, state);
     status.end();
     print(state, blind, options);
     if (state.failures.length > 0 || blind !== undefined) return EXIT_EXPECTATION;
@@ -74,7 +75,7 @@ export async function stress(names: readonly string[], options: StressOptions): 
 async function campaign(
   state: CampaignState,
   stories: readonly string[],
-  options: StressOptions,
+  options: ScenarioStressOptions,
   abort: AbortController,
   status: StatusLine,
 ): Promise<string | undefined> {
@@ -110,7 +111,7 @@ async function campaign(
       );
       if (options.state !== undefined && performance.now() - savedMs > SAVE_EVERY_MS) {
         savedMs = performance.now();
-        saveCampaign(options.state, state);
+        saveState(options.state, state);
       }
     }
   };
@@ -139,7 +140,11 @@ async function canary(
   }
 }
 
-function print(state: CampaignState, blind: string | undefined, options: StressOptions): void {
+function print(
+  state: CampaignState,
+  blind: string | undefined,
+  options: ScenarioStressOptions,
+): void {
   const total = Object.values(state.stories).reduce((sum, { schedules }) => sum + schedules, 0);
   if (options.json === true) {
     const { stories, failures, known, seed, seconds } = state;

@@ -2,8 +2,7 @@
  * What a campaign has done so far, as a file that it goes on from. Rule: counts of runs are summed, never dropped; of each kind of
  * failure the shortest recording is kept. Ours; stress spec section 10.
  */
-import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { SetupError } from "./exit-codes.ts";
+import { loadState } from "./state-file.ts";
 import type { SliceFailure, SliceResult } from "./stress-task.ts";
 
 export const CAMPAIGN_FORMAT = "gfn2mfn/campaign@1";
@@ -37,27 +36,8 @@ export const newCampaign = (seed: number, source: string): CampaignState => ({
 });
 
 /** The campaign of a file, or a new one when there is no file. Another seed or other sources are a SetupError. */
-export function loadCampaign(path: string, seed: number, source: string): CampaignState {
-  if (!existsSync(path)) return newCampaign(seed, source);
-  let state: Partial<CampaignState>;
-  try {
-    state = JSON.parse(readFileSync(path, "utf8"));
-  } catch {
-    throw new SetupError(`${path}: is no campaign`);
-  }
-  if (state.schema !== CAMPAIGN_FORMAT) throw new SetupError(`${path}: is no campaign`);
-  if (state.seed !== seed) throw new SetupError(`${path}: was begun with seed ${state.seed}`);
-  if (state.source !== source) {
-    throw new SetupError(`${path}: was begun with sources ${state.source}, these are ${source}`);
-  }
-  return state as CampaignState;
-}
-
-/** Written beside itself first, so that an interruption leaves the old one or the new one. */
-export function saveCampaign(path: string, state: CampaignState): void {
-  writeFileSync(`${path}.new`, `${JSON.stringify(state)}\n`);
-  renameSync(`${path}.new`, path);
-}
+export const loadCampaign = (path: string, seed: number, source: string): CampaignState =>
+  loadState(path, "campaign", newCampaign(seed, source));
 
 /** Adds what a slice has done. */
 export function addSlice(state: CampaignState, result: SliceResult): void {

@@ -5,10 +5,10 @@
  * dies answers with the name of its variant; Ctrl-C ends every thread, whatever it is at.
  * Ours.
  */
-import { Piscina } from "piscina";
 import { EmulatorBug } from "../shared/assert.ts";
 import type { CampaignAnswer, CampaignTask } from "./campaign-task.ts";
 import { EXIT_BUG, EXIT_INTERRUPTED } from "./exit-codes.ts";
+import { openPool, type Pool } from "./pool.ts";
 import type { Prepared } from "./prepare.ts";
 import type { RunWatch, VariantResult } from "./run.ts";
 import { errorOf } from "./thrown.ts";
@@ -34,20 +34,19 @@ export interface Campaign {
 }
 
 export function openCampaign(control: CampaignControl): Campaign {
-  const pool = new Piscina<CampaignTask, CampaignAnswer>({
-    filename: new URL("./campaign-task.ts", import.meta.url).href,
-    name: "exploreVariant",
-    minThreads: control.jobs,
-    maxThreads: control.jobs,
-  });
+  const pool = openPool<CampaignTask, CampaignAnswer>(
+    "./campaign-task.ts",
+    "exploreVariant",
+    control.jobs,
+  );
   return {
     start: (variants) => startBatch(pool, variants, control),
-    close: () => pool.destroy(),
+    close: () => pool.close(),
   };
 }
 
 function startBatch(
-  pool: Piscina<CampaignTask, CampaignAnswer>,
+  pool: Pool<CampaignTask, CampaignAnswer>,
   variants: readonly Prepared[],
   control: CampaignControl,
 ): CampaignBatch {
@@ -55,7 +54,7 @@ function startBatch(
   const signal = AbortSignal.any([control.signal, rest.signal]);
   const answers = variants.map((prepared) =>
     pool
-      .run(taskOf(prepared, control.timeoutMs), { signal })
+      .run(taskOf(prepared, control.timeoutMs), signal)
       .catch((error: unknown) => ({ result: endedEarly(prepared, error, signal.aborted) })),
   );
   return {

@@ -4,11 +4,13 @@
  * be found in each mode that its row names, and of a seed's explorations the last to find it counts.
  * Ours.
  */
+
 import { MUTANTS } from "../explore/mutants/catalogue.ts";
 import { BUDGETS, type Mutant } from "../explore/mutants/mutant.ts";
 import type { NamedExploration, NamedStory } from "../explore/named.ts";
 import { EmulatorBug } from "../shared/assert.ts";
 import { openMutated } from "./mutant-hook.ts";
+import { openPool, type Pool } from "./pool.ts";
 
 export interface MutantTask {
   readonly id: string;
@@ -113,3 +115,6 @@ function mostOften(ids: readonly string[]): string | null {
   for (const id of ids) counts.set(id, (counts.get(id) ?? 0) + 1);
   return [...counts].toSorted((a, b) => b[1] - a[1])[0]?.[0] ?? null;
 }
+
+export const openMutantPool = (jobs: number): Pool<MutantTask, MutantResult> =>
+  openPool("./mutant-task.ts", "runMutant", jobs);

@@ -2,6 +2,7 @@
  * A slice of a campaign: some schedules of one story, from one run number on. Rule: a slice is decided by its numbers, so doing it
  * twice changes nothing. Ours; stress spec section 10.
  */
+
 import { MUTANTS } from "../explore/mutants/catalogue.ts";
 import type { NamedStory } from "../explore/named.ts";
 import type { ReplayFile } from "../explore/replay-file.ts";
@@ -9,6 +10,7 @@ import { reportLines } from "../explore/report.ts";
 import { EmulatorBug } from "../shared/assert.ts";
 import { buildOf } from "./build-hash.ts";
 import { openMutated } from "./mutant-hook.ts";
+import { openPool, type Pool } from "./pool.ts";
 
 export interface StressSlice {
   readonly story: string;
@@ -69,3 +71,6 @@ export async function stressSlice(slice: StressSlice): Promise<SliceResult> {
     failure,
   };
 }
+
+export const openStressPool = (jobs: number): Pool<StressSlice, SliceResult> =>
+  openPool("./stress-task.ts", "stressSlice", jobs);

@@ -132,4 +132,29 @@ describe("stress", () => {
     expect([first.schedules, second.schedules]).toEqual([2000, 4000]);
     expect(second).toMatchObject({ blind: null, failures: [] });
   });
+  const race = fileURLToPath(new URL("../scenarios/shared-word.ts", import.meta.url));
+
+  test("of a scenario goes on from its file, and of that scenario only", () => {
+    const state = join(folder, "runs.json");
+    const args = ["--jobs", "1", "--state", state, "--json"];
+    const runs = (schedules: string): number =>
+      JSON.parse(gfn2mfn("stress", "thread-iommu", ...args, "--schedules", schedules).stdout).runs;
+    expect([runs("1"), runs("3")]).toEqual([1, 3]);
+    const other = gfn2mfn("stress", race, ...args);
+    expect(other.status).toBe(4);
+    expect(other.stderr).toContain("is about thread-iommu");
+  });
+
+  test("shows a failure of real threads again in one thread, by a command", () => {
+    const found = gfn2mfn("stress", race, "--schedules", "4", "--json");
+    expect(found.status).toBe(5);
+    const { failures } = JSON.parse(found.stdout);
+    const [failure] = failures;
+    expect(failure.problems).toEqual([expect.stringContaining("no count is lost")]);
+    expect(failure.explored).toMatch(/^npm run -s gfn2mfn -- explore .* --schedules 1/);
+    const words = failure.explored.split(" -- ")[1].replaceAll("'", "").split(" ");
+    const again = gfn2mfn(...words);
+    expect(again.status).toBe(5);
+    expect(again.stdout).toContain("no count is lost");
+  });
 });

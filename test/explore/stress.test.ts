@@ -4,16 +4,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { openStory } from "../../explore/named.ts";
-import {
-  addSlice,
-  loadCampaign,
-  newCampaign,
-  progressOf,
-  saveCampaign,
-} from "../../toolstack/campaign-state.ts";
+import { addSlice, loadCampaign, newCampaign, progressOf } from "../../toolstack/campaign-state.ts";
 import { loadScenario } from "../../toolstack/load.ts";
 import { prepare } from "../../toolstack/prepare.ts";
 import { runVariants } from "../../toolstack/run.ts";
+import { saveState } from "../../toolstack/state-file.ts";
 import { stressSlice } from "../../toolstack/stress-task.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "campaign-"));
@@ -27,7 +22,7 @@ describe("a campaign", () => {
       addSlice(state, await stressSlice({ story: "send", seed: 3, first, schedules: 100 }));
       progressOf(state, "send").next = first + 100;
     }
-    saveCampaign(path, state);
+    saveState(path, state);
     const again = loadCampaign(path, 3, "here");
     expect(again.stories.send).toMatchObject({ next: 200, schedules: 200 });
     expect(again.failures).toEqual([]);
@@ -35,7 +30,7 @@ describe("a campaign", () => {
 
   it("does not go on over other sources, another seed or a file that is none", () => {
     const path = join(folder, "two.json");
-    saveCampaign(path, newCampaign(3, "here"));
+    saveState(path, newCampaign(3, "here"));
     expect(() => loadCampaign(path, 3, "there")).toThrow(/begun with sources here/);
     expect(() => loadCampaign(path, 4, "here")).toThrow(/begun with seed 3/);
     writeFileSync(path, "{");

@@ -98,7 +98,7 @@ function silencer(
 /** Scenarios are loaded by folder and tools ask for their configuration by this name. */
 export const defaultExports: Rule = (house) =>
   house.sources
-    .filter(({ path }) => !/^scenarios\/|^[^/]+\.config\.ts$|\.d\.ts$/.test(path))
+    .filter(({ path }) => !/^(test\/)?scenarios\/|^[^/]+\.config\.ts$|\.d\.ts$/.test(path))
     .flatMap((source): readonly Finding[] =>
       source.program.body
         .filter(

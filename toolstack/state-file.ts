@@ -1,0 +1,40 @@
+/**
+ * A file that a long piece of work goes on from. Rules: it belongs to one seed and one state of the sources; it is written beside itself
+ * first, so that an interruption leaves the old one or the new one. Ours.
+ */
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { SetupError } from "./exit-codes.ts";
+
+/** What every such file says of itself. */
+interface Standing {
+  readonly schema: string;
+  readonly seed: number;
+  /** Hash of the sources: the work does not go on over others. */
+  readonly source: string;
+}
+
+/** The state of a file, or `fresh` when there is no file. Another seed or other sources are a SetupError, as is another kind of file. */
+export function loadState<State extends Standing>(path: string, what: string, fresh: State): State {
+  if (!existsSync(path)) return fresh;
+  let state: Partial<State>;
+  try {
+    state = JSON.parse(readFileSync(path, "utf8"));
+  } catch {
+    throw new SetupError(`${path}: is no ${what}`);
+  }
+  if (state.schema !== fresh.schema) throw new SetupError(`${path}: is no ${what}`);
+  if (state.seed !== fresh.seed) {
+    throw new SetupError(`${path}: was begun with seed ${state.seed}`);
+  }
+  if (state.source !== fresh.source) {
+    throw new SetupError(
+      `${path}: was begun with sources ${state.source}, these are ${fresh.source}`,
+    );
+  }
+  return state as State;
+}
+
+export function saveState(path: string, state: Standing): void {
+  writeFileSync(`${path}.new`, `${JSON.stringify(state)}\n`);
+  renameSync(`${path}.new`, path);
+}
