@@ -82,4 +82,26 @@ export const EVENT_MUTANTS: readonly Mutant[] = [
     depth: 2,
     caughtBy: ["I-27", "L-2"],
   },
+  {
+    id: "M48",
+    name: "storm-unbounded",
+    origin: "XSA-391",
+    mechanism:
+      "a port is not masked until its handler is done, so an upcall serves one sender as long as it sends",
+    patches: [
+      {
+        file: "domains/event-upcall.ts",
+        from: "    yield* maskIrq(cpu, events, info, EVT_MASK_REASON_EOI_PENDING);\n",
+        to: "",
+      },
+      {
+        file: "domains/event-upcall.ts",
+        from: "  if (info === undefined || info.isActive) return;\n",
+        to: "  if (info === undefined) return;\n",
+      },
+    ],
+    story: "storm",
+    depth: 1,
+    caughtBy: ["L-3", "L-7"],
+  },
 ];

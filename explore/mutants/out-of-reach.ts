@@ -33,14 +33,4 @@ export const OUT_OF_REACH_ROWS: readonly OutOfReach[] = [
   { id: "M41", name: "valid-before-bucket", why: LANES },
   { id: "M43", name: "send-after-unlock", why: LANES },
   { id: "M44", name: "control-before-heads", why: LANES },
-  {
-    id: "M48",
-    name: "storm-unbounded",
-    why: "focused stories run no guest kernel, whose event loop it is",
-  },
-  {
-    id: "M54",
-    name: "reconnect-leaves-user",
-    why: "focused stories run no guest kernel, whose backend it is",
-  },
 ];

@@ -97,6 +97,22 @@ export const RING_MUTANTS: readonly Mutant[] = [
     caughtBy: ["I-17"],
   },
   {
+    id: "M54",
+    name: "reconnect-leaves-user",
+    origin: "XSA-350",
+    mechanism: "a disconnect takes a task of the backend that sleeps for one that has ended",
+    patches: [
+      {
+        file: "explore/stories/backend.ts",
+        from: "  yield* waitUntil(kernel, () => worker === undefined || worker.over);\n",
+        to: "  yield* waitUntil(kernel, () => worker === undefined || worker.over || worker.ready !== undefined);\n",
+      },
+    ],
+    story: "reconnect",
+    depth: 2,
+    caughtBy: ["I-43", "I-12"],
+  },
+  {
     id: "M61",
     name: "index-trusted",
     origin: "XSA-155 family",

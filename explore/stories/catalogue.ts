@@ -1,6 +1,7 @@
 /** The focused stories by name: what `gfn2mfn explore` knows besides scenarios, and what the mutants are shown with. */
 import type { Story } from "../story.ts";
 import { adversaryStory } from "./adversary.ts";
+import { reconnectStory } from "./backend.ts";
 import { killDeviceOwnerStory } from "./devices.ts";
 import { expandStory, portsFullStory, resetStory, sendStory, unmaskStory } from "./events.ts";
 import {
@@ -14,6 +15,7 @@ import {
   revokeStory,
   rewriteStory,
 } from "./grants.ts";
+import { stormStory } from "./kernels.ts";
 import {
   dyingAcquiresStory,
   killGranterStory,
@@ -80,6 +82,8 @@ export const STORIES: readonly Story[] = [
   ringIndexStory,
   ringRequestStory,
   ringPublishStory,
+  stormStory,
+  reconnectStory,
   movePageStory,
   statusFreedStory,
   versionUnderMapStory,
