@@ -211,6 +211,27 @@ export const FRAME_MUTANTS: readonly Mutant[] = [
     caughtBy: ["I-23", "L-6"],
   },
   {
+    id: "M40",
+    name: "info-freed-in-use",
+    origin: "XSA-502",
+    mechanism: "what is told of a domain is read behind a gap, and it has been freed by then",
+    patches: [
+      {
+        file: "hypervisor/domctl.ts",
+        from: "function getDomainInfo(xen: Xen, caller: Caller, arg: number, domid: number): number {\n",
+        to: "function* getDomainInfo(xen: Xen, caller: Caller, arg: number, domid: number) {\n",
+      },
+      {
+        file: "hypervisor/domctl.ts",
+        from: "  if (!mayManage(xen, caller, target)) return -EPERM;\n  const { args } = xen;\n",
+        to: "  if (!mayManage(xen, caller, target)) return -EPERM;\n  yield GAP_PREEMPT;\n  const { args } = xen;\n",
+      },
+    ],
+    story: "info",
+    depth: 2,
+    caughtBy: ["I-43"],
+  },
+  {
     id: "M55",
     name: "die-holding",
     origin: "classic",

@@ -29,7 +29,6 @@ export const OUT_OF_REACH_ROWS: readonly OutOfReach[] = [
     name: "mapped-but-untracked",
     why: "what a mapping needs is made ready before anything is entered",
   },
-  { id: "M40", name: "info-freed-in-use", why: LANES },
   { id: "M41", name: "valid-before-bucket", why: LANES },
   { id: "M43", name: "send-after-unlock", why: LANES },
   { id: "M44", name: "control-before-heads", why: LANES },

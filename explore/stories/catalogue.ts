@@ -18,6 +18,7 @@ import {
 import { stormStory } from "./kernels.ts";
 import {
   dyingAcquiresStory,
+  infoStory,
   killGranterStory,
   killMapperStory,
   lifeStory,
@@ -100,6 +101,7 @@ export const STORIES: readonly Story[] = [
   attachStory,
   shrinkStory,
   expandStory,
+  infoStory,
   placeStatusStory,
   transitiveStory,
 ];

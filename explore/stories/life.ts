@@ -1,6 +1,7 @@
+import { getDomainInfo } from "../../domains/hypercalls.ts";
 import { loadWord, POINT, storeWord } from "../../domains/memory.ts";
 import { domainField } from "../../hypervisor/xen.ts";
-import { XEN_DOMCTL_destroydomain } from "../../shared/abi/domctl.ts";
+import { XEN_DOMCTL_destroydomain, XEN_DOMINF_dying } from "../../shared/abi/domctl.ts";
 import { at } from "../../shared/assert.ts";
 import { DOM, DYING_ALIVE, MACHINE } from "../../shared/layout.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
@@ -227,6 +228,31 @@ export const reuseStory: Story = {
   ],
   auditEveryStep: true,
   sometimes: { "the number was used again": (notes) => notes.reused === 1 },
+};
+
+/** M40: what is told of a domain is told while it is there. One that nobody holds anything of is never seen dead. */
+export const infoStory: Story = {
+  name: "info",
+  about: "dom0 asks about A while A is destroyed",
+  model: () => smallModel(),
+  tasks: [
+    {
+      name: "dom0",
+      domain: 0,
+      program: function* (guest, notes) {
+        const info = yield* getDomainInfo(guest.caller, A);
+        if (typeof info === "number") return;
+        notes.told = info.domid;
+        if (info.domid !== A || (info.flags & XEN_DOMINF_dying) === 0) return;
+        wrong(guest, "I-43", "what is told of A was read after A had gone");
+      },
+    },
+  ],
+  others: [kill(A)],
+  sometimes: {
+    "A was there": (notes) => notes.told === A,
+    "A had gone": (notes) => notes.told === B,
+  },
 };
 
 /** M62: a domain's life costs the hypervisor nothing for good. */
