@@ -12,10 +12,10 @@ import { unknownName } from "../shared/nearest.ts";
 import { buildOf } from "../toolstack/build-hash.ts";
 import {
   addSlice,
+  beginSlice,
   type CampaignState,
   loadCampaign,
   newCampaign,
-  progressOf,
 } from "../toolstack/campaign-state.ts";
 import {
   EXIT_EXPECTATION,
@@ -30,8 +30,8 @@ import { alignTable } from "../toolstack/table.ts";
 import { type ScenarioStressOptions, stressScenario } from "./stress-scenario.ts";
 
 /** Schedules of one slice: a second or so. */
-const SLICE = 2_000;
-const SAVE_EVERY_MS = 10_000;
+const SLICE = 4_000;
+const SAVE_EVERY_MS = 2_000;
 
 export async function stress(
   names: readonly string[],
@@ -84,7 +84,8 @@ async function campaign(
   const startedMs = performance.now();
   const before = state.seconds;
   let savedMs = startedMs;
-  let turn = 0;
+  // What was begun before this call, and not done.
+  const left = state.begun.filter(({ story }) => stories.includes(story));
   const done = (): number =>
     Object.values(state.stories).reduce((sum, { schedules }) => sum + schedules, 0);
   const target = options.schedules ?? Number.POSITIVE_INFINITY;
@@ -92,23 +93,18 @@ async function campaign(
     abort.signal.aborted || performance.now() - startedMs > minutes * 60_000 || done() >= target;
   const worker = async (): Promise<void> => {
     while (!over()) {
-      const story = item(stories, turn++ % stories.length);
-      const progress = progressOf(state, story);
-      const first = progress.next;
-      progress.next += SLICE;
+      const slice = left.shift() ?? beginSlice(state, stories, SLICE);
+      const { story } = slice;
       try {
-        addSlice(state, await pool.run({ story, seed, first, schedules: SLICE }, abort.signal));
+        addSlice(state, await pool.run({ ...slice, seed }, abort.signal));
       } catch (error) {
         // What was not done is done by the next call.
-        progress.next = Math.min(progress.next, first);
         if (!abort.signal.aborted) throw error;
         return;
       }
       state.seconds = before + (performance.now() - startedMs) / 1000;
-      const rate = done() / Math.max(state.seconds, 0.001);
-      status.update(
-        `${done()} schedules, ${rate.toFixed(0)}/s, ${state.failures.length} failures; ${story}`,
-      );
+      const rate = perSecond(done(), state.seconds);
+      status.update(`${done()} schedules, ${rate}/s, ${state.failures.length} failures; ${story}`);
       if (options.state !== undefined && performance.now() - savedMs > SAVE_EVERY_MS) {
         savedMs = performance.now();
         saveState(options.state, state);
@@ -140,6 +136,9 @@ async function canary(
   }
 }
 
+const perSecond = (count: number, seconds: number): number =>
+  Math.round(count / Math.max(seconds, 0.001));
+
 function print(
   state: CampaignState,
   blind: string | undefined,
@@ -158,18 +157,19 @@ function print(
     process.stdout.write(`${JSON.stringify({ ...document, stories, failures, known })}\n`);
     return;
   }
-  const rows = Object.entries(state.stories).map(([name, { schedules, steps }]) => [
-    name,
-    String(schedules),
-    String(steps),
-  ]);
-  const lines = alignTable(["story", "schedules", "steps"], rows, ["left", "right", "right"]);
+  const rows = Object.entries(state.stories).map(([name, { schedules, steps, seconds }]) =>
+    [name, schedules, steps, perSecond(schedules, seconds)].map(String),
+  );
+  const aligns = ["left", "right", "right", "right"] as const;
+  const lines = alignTable(["story", "schedules", "steps", "schedules/s a core"], rows, aligns);
   const failures = state.failures.flatMap(({ report }) => ["", ...report]);
-  const rate = (total / Math.max(state.seconds, 0.001)).toFixed(0);
   const verdict =
     state.failures.length === 0 ? "no alarm" : `${state.failures.length} kinds of failure`;
   const eyes = blind === undefined ? [] : [`blind: the canary ${blind} was not found`];
   const known = state.known.map((text) => `known: ${text}`);
-  const summary = `${total} schedules in ${state.seconds.toFixed(0)} s, ${rate}/s: ${verdict}`;
+  const least = Math.min(...Object.values(state.stories).map(({ schedules }) => schedules));
+  const summary =
+    `${total} schedules in ${state.seconds.toFixed(0)} s, ${perSecond(total, state.seconds)}/s, ` +
+    `at least ${least} of each story: ${verdict}`;
   process.stdout.write(`${[...lines, ...failures, ...known, ...eyes, summary].join("\n")}\n`);
 }

@@ -1,17 +1,19 @@
 /**
- * What a campaign has done so far, as a file that it goes on from. Rule: counts of runs are summed, never dropped; of each kind of
- * failure the shortest recording is kept. Ours; stress spec section 10.
+ * What a campaign has done so far, as a file that it goes on from. Rule: counts of runs are summed, never dropped, and each run is
+ * counted once, whenever the campaign was killed; of each kind of failure the shortest recording is kept. Ours; stress spec section 10.
  */
 import { loadState } from "./state-file.ts";
-import type { SliceFailure, SliceResult } from "./stress-task.ts";
+import type { Slice, SliceFailure, SliceResult } from "./stress-task.ts";
 
 export const CAMPAIGN_FORMAT = "gfn2mfn/campaign@1";
 
 export interface StoryProgress {
-  /** Number of the next run. */
+  /** Number of the first run that no slice has begun. */
   next: number;
   schedules: number;
   steps: number;
+  /** Of one core. */
+  seconds: number;
 }
 
 export interface CampaignState {
@@ -20,6 +22,8 @@ export interface CampaignState {
   /** Hash of the sources: a campaign does not go on over others. */
   readonly source: string;
   readonly stories: Record<string, StoryProgress>;
+  /** Slices that are not done: somebody is at them, or was when the campaign was interrupted. */
+  begun: readonly Slice[];
   readonly failures: SliceFailure[];
   readonly known: string[];
   seconds: number;
@@ -30,6 +34,7 @@ export const newCampaign = (seed: number, source: string): CampaignState => ({
   seed,
   source,
   stories: {},
+  begun: [],
   failures: [],
   known: [],
   seconds: 0,
@@ -39,16 +44,34 @@ export const newCampaign = (seed: number, source: string): CampaignState => ({
 export const loadCampaign = (path: string, seed: number, source: string): CampaignState =>
   loadState(path, "campaign", newCampaign(seed, source));
 
-/** Adds what a slice has done. */
+/** The next slice of the story that has had the fewest runs. */
+export function beginSlice(
+  state: CampaignState,
+  stories: readonly string[],
+  schedules: number,
+): Slice {
+  const { story, progress } = stories
+    .map((name) => ({ story: name, progress: progressOf(state, name) }))
+    .reduce((least, one) => (one.progress.next < least.progress.next ? one : least));
+  const slice = { story, first: progress.next, schedules };
+  progress.next += schedules;
+  state.begun = [...state.begun, slice];
+  return slice;
+}
+
+/** Adds what a slice has done, which is begun no more. */
 export function addSlice(state: CampaignState, result: SliceResult): void {
-  const progress = progressOf(state, result.story);
+  const { story, first } = result;
+  state.begun = state.begun.filter((slice) => slice.story !== story || slice.first !== first);
+  const progress = progressOf(state, story);
   progress.schedules += result.schedules;
   progress.steps += result.steps;
+  progress.seconds += result.seconds;
   for (const text of result.known) if (!state.known.includes(text)) state.known.push(text);
   const { failure } = result;
   if (failure === undefined) return;
   const same = state.failures.findIndex(
-    ({ story, id }) => story === failure.story && id === failure.id,
+    (one) => one.story === failure.story && one.id === failure.id,
   );
   const kept = state.failures[same];
   if (kept === undefined) state.failures.push(failure);
@@ -56,6 +79,6 @@ export function addSlice(state: CampaignState, result: SliceResult): void {
 }
 
 export function progressOf(state: CampaignState, story: string): StoryProgress {
-  state.stories[story] ??= { next: 0, schedules: 0, steps: 0 };
+  state.stories[story] ??= { next: 0, schedules: 0, steps: 0, seconds: 0 };
   return state.stories[story];
 }

@@ -12,11 +12,15 @@ import { buildOf } from "./build-hash.ts";
 import { openMutated } from "./mutant-hook.ts";
 import { openPool, type Pool } from "./pool.ts";
 
-export interface StressSlice {
+/** Runs of a story from number `first` on. */
+export interface Slice {
   readonly story: string;
-  readonly seed: number;
   readonly first: number;
   readonly schedules: number;
+}
+
+export interface StressSlice extends Slice {
+  readonly seed: number;
   /** Canary: the story is explored with this bug in it. */
   readonly mutant?: string;
 }
@@ -34,6 +38,7 @@ export interface SliceResult {
   readonly first: number;
   readonly schedules: number;
   readonly steps: number;
+  readonly seconds: number;
   readonly known: readonly string[];
   readonly failure: SliceFailure | undefined;
 }
@@ -49,9 +54,11 @@ export async function stressSlice(slice: StressSlice): Promise<SliceResult> {
   const opening = booted.get(key) ?? openMutated(found, slice.story, "faithful", memory);
   booted.set(key, opening);
   const story = await opening;
+  const startedMs = performance.now();
   const open = story.open({ schedules, seed, first, strategy: "portfolio" });
   if (open === undefined) throw new EmulatorBug("the portfolio is a strategy");
   open.go(schedules);
+  const seconds = (performance.now() - startedMs) / 1000;
   const finished = story.finish(open.result());
   const { exploration } = finished;
   const told = story.tell(finished, buildOf(mutant === undefined ? [] : [mutant]));
@@ -67,6 +74,7 @@ export async function stressSlice(slice: StressSlice): Promise<SliceResult> {
     first,
     schedules: exploration.schedules,
     steps: exploration.steps,
+    seconds,
     known: exploration.known,
     failure,
   };

@@ -127,9 +127,9 @@ describe("stress", () => {
   test("goes on from its file", () => {
     const state = join(folder, "campaign.json");
     const args = ["stress", "copy-pinned", "--jobs", "1", "--state", state, "--json"];
-    const first = JSON.parse(gfn2mfn(...args, "--schedules", "2000").stdout);
-    const second = JSON.parse(gfn2mfn(...args, "--schedules", "4000").stdout);
-    expect([first.schedules, second.schedules]).toEqual([2000, 4000]);
+    const first = JSON.parse(gfn2mfn(...args, "--schedules", "4000").stdout);
+    const second = JSON.parse(gfn2mfn(...args, "--schedules", "8000").stdout);
+    expect([first.schedules, second.schedules]).toEqual([4000, 8000]);
     expect(second).toMatchObject({ blind: null, failures: [] });
   });
   const race = fileURLToPath(new URL("../scenarios/shared-word.ts", import.meta.url));

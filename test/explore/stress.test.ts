@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { openStory } from "../../explore/named.ts";
-import { addSlice, loadCampaign, newCampaign, progressOf } from "../../toolstack/campaign-state.ts";
+import { addSlice, beginSlice, loadCampaign, newCampaign } from "../../toolstack/campaign-state.ts";
 import { loadScenario } from "../../toolstack/load.ts";
 import { prepare } from "../../toolstack/prepare.ts";
 import { runVariants } from "../../toolstack/run.ts";
@@ -18,14 +18,31 @@ describe("a campaign", () => {
   it("sums what its slices have done, and goes on from its file", async () => {
     const path = join(folder, "one.json");
     const state = newCampaign(3, "here");
-    for (const first of [0, 100]) {
-      addSlice(state, await stressSlice({ story: "send", seed: 3, first, schedules: 100 }));
-      progressOf(state, "send").next = first + 100;
+    for (let turn = 0; turn < 4; turn++) {
+      const slice = beginSlice(state, ["send", "ring-index"], 100);
+      addSlice(state, await stressSlice({ ...slice, seed: 3 }));
     }
     saveState(path, state);
     const again = loadCampaign(path, 3, "here");
     expect(again.stories.send).toMatchObject({ next: 200, schedules: 200 });
+    expect(again.stories["ring-index"]).toMatchObject({ next: 200, schedules: 200 });
+    expect(again.begun).toEqual([]);
     expect(again.failures).toEqual([]);
+  });
+
+  it("does a slice again that was begun and not done when it was killed, and counts it once", async () => {
+    const path = join(folder, "killed.json");
+    const state = newCampaign(3, "here");
+    const lost = beginSlice(state, ["send"], 100);
+    const done = beginSlice(state, ["send"], 100);
+    addSlice(state, await stressSlice({ ...done, seed: 3 }));
+    saveState(path, state);
+    const again = loadCampaign(path, 3, "here");
+    expect(again.begun).toEqual([lost]);
+    expect(again.stories.send).toMatchObject({ next: 200, schedules: 100 });
+    for (const slice of again.begun) addSlice(again, await stressSlice({ ...slice, seed: 3 }));
+    expect(again.stories.send).toMatchObject({ next: 200, schedules: 200 });
+    expect(beginSlice(again, ["send"], 100).first).toBe(200);
   });
 
   it("does not go on over other sources, another seed or a file that is none", () => {
