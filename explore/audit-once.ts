@@ -48,7 +48,7 @@ export function auditOnce(
   const step = stepCheck(xen);
   const isQuiet = step.broken.length + step.known.length === 0;
   if (step.broken.length > 0 && !anew) return step;
-  const key = stateKey(image);
+  const key = stateKey(image, xen);
   const holes = isQuiet ? states.get(key) : undefined;
   const all = holes === undefined || anew ? wholeCheck(xen, hostile) : { broken: [], known: holes };
   if (all.broken.length > 0) return isKnownWay || holes !== undefined ? differing(all) : all;

@@ -20,6 +20,8 @@ import { isRam } from "../shared/pte.ts";
 /** Id of each invariant of the audit. One that is not here is reported under its own name. */
 export const INVARIANT_IDS: Readonly<Record<string, string>> = {
   allocations: "I-03",
+  countBounds: "I-06",
+  heldByHandlers: "I-34",
   frameCounts: "I-04",
   frameOwners: "I-02",
   pageLists: "I-01",
@@ -33,7 +35,7 @@ export const INVARIANT_IDS: Readonly<Record<string, string>> = {
   granters: "I-23",
   handleLists: "I-14",
   identityEntries: "I-07",
-  p2mEntries: "I-12",
+  p2mEntries: "I-08",
   directMap: "I-10",
   translations: "I-09",
   openAccesses: "I-09",
@@ -50,6 +52,7 @@ export const INVARIANT_IDS: Readonly<Record<string, string>> = {
   machineToPhys: "I-10",
   pvTranslations: "I-09",
   eventPairs: "I-28",
+  validPorts: "I-29",
   fifoState: "I-29",
   pollers: "I-27",
   statusBits: "I-13",
@@ -129,7 +132,11 @@ function someInsideOther(xen: Xen): boolean {
   return false;
 }
 
-const named = (name: string, text: string): string => `${INVARIANT_IDS[name] ?? name}: ${text}`;
+const named = (name: string, text: string): string => `${idOf(name, text)}: ${text}`;
+
+/** An entry that leads to a page which is free is another matter than one that leads to somebody else's. */
+const idOf = (name: string, text: string): string =>
+  name === "p2mEntries" && /\bfree\b|of nobody/.test(text) ? "I-12" : (INVARIANT_IDS[name] ?? name);
 
 const sorted = (all: readonly string[]): Findings => ({
   broken: all.filter((text) => !text.includes(KNOWN_FINDING)),

@@ -5,6 +5,7 @@
  * Rule: whatever the audit reads is in it. What only counts events (traces, channels, generations) is left out; TLBs and
  * open accesses are the step's check. Ours.
  */
+import type { Xen } from "../hypervisor/xen.ts";
 import { PGC_xen_heap } from "../shared/frame-flags.ts";
 import { type Layout, LINE, lineOf, MACHINE } from "../shared/layout.ts";
 import { NOT_PRESENT } from "../shared/limits.ts";
@@ -31,8 +32,11 @@ const LINE_FIELDS: readonly number[] = [
   LINE.POLL,
 ];
 
-/** Same name, same state: 53 bits, of runs that began with the same image. */
-export function stateKey({ words, layout, memory, bootWords, frames }: MachineImage): number {
+/** Same name, same state: 53 bits, of runs that began with the same image. `xen`: where its handlers stand. */
+export function stateKey(
+  { words, layout, memory, bootWords, frames }: MachineImage,
+  { pending, gaps }: Pick<Xen, "pending" | "gaps">,
+): number {
   let one = 0;
   let other = 0;
   const note = (place: number, word: number): void => {
@@ -43,6 +47,7 @@ export function stateKey({ words, layout, memory, bootWords, frames }: MachineIm
   for (let slot = 0; slot < layout.model.limits.slots; slot++) {
     const line = lineOf(layout, slot);
     for (const field of LINE_FIELDS) note(line + field, words[line + field] ?? 0);
+    note(slot, pending[slot] === undefined ? NOT_PRESENT : (gaps[slot] ?? 0));
   }
   for (const [from, to] of tablesOf(layout)) {
     // Tables are whole lines, and most of them are as they were: four words are looked at in one go.

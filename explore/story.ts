@@ -12,7 +12,7 @@
 import type { Caller } from "../domains/kernel.ts";
 import type { Xen } from "../hypervisor/xen.ts";
 import { at } from "../shared/assert.ts";
-import { LINE, lineOf } from "../shared/layout.ts";
+import { LINE, lineOf, SLOT_KIND_VCPU } from "../shared/layout.ts";
 import type { MachineModel } from "../shared/machine.ts";
 import type { Program } from "../shared/trap.ts";
 import { auditOnce, type SoundStates, soundStates } from "./audit-once.ts";
@@ -20,6 +20,7 @@ import { type Findings, stepCheck } from "./checks.ts";
 import { watchHostileWords, watchWork } from "./handler-watch.ts";
 import { type MachineImage, machineImage } from "./image.ts";
 import { assign, buildMachine, machineOver } from "./machine.ts";
+import { sleepersWithEvents, tagWatch } from "./quiet-watch.ts";
 import { type Guest, rawGuest } from "./raw-guest.ts";
 import { roundRobin } from "./round-robin.ts";
 import { type Outcome, run, runPart } from "./run.ts";
@@ -146,7 +147,10 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
   const anew = options.everyStep === true;
   const everyStep = anew || story.auditEveryStep === true;
   const audited = (): Findings => auditOnce(prepared.sound, machine, image, { hostile, anew });
+  let strayTags: (() => readonly string[]) | undefined;
   const check = (xen: Xen): readonly string[] => {
+    const stray = strayTags?.() ?? [];
+    if (stray.length > 0) return stray;
     const { broken, known: holes } = everyStep ? audited() : stepCheck(xen);
     known.push(...holes);
     return broken;
@@ -160,6 +164,7 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
     audit: check,
   });
   phase.machine = machine;
+  strayTags = tagWatch(machine.xen);
   assignOthers(machine, story, notes, options.without ?? []);
   if (story.boundedWork === true) watchWork(machine, image);
   if (story.hostileWords === true)
@@ -181,7 +186,7 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
     phase.settling = true;
     outcome = run(machine, { command, maxSteps: SETTLE_STEPS });
   }
-  outcome = withLiveness(outcome);
+  outcome = withLiveness(outcome, sleepers(machine, outcome));
   if (outcome.verdict !== "finished") return { outcome, machine, notes, known };
   machine.auditing = true;
   const found = [...(story.judge?.(machine, notes) ?? [])];
@@ -216,23 +221,34 @@ function settlingScheduler(chaos: Scheduler, phase: Phase): Scheduler {
   };
 }
 
+/** Whoever sleeps at the end although an event has come for it. */
+function sleepers(machine: Machine, { verdict }: Outcome): readonly string[] {
+  if (verdict !== "stuck" && verdict !== "finished") return [];
+  machine.auditing = true;
+  const found = sleepersWithEvents(machine);
+  machine.auditing = false;
+  return found;
+}
+
 /** Nobody can move although somebody must (L-2), or nobody comes to an end under a fair schedule (L-5). */
-function withLiveness(outcome: Outcome): Outcome {
+function withLiveness(outcome: Outcome, asleep: readonly string[]): Outcome {
   const { verdict, findings } = outcome;
+  if (asleep.length > 0) return { ...outcome, verdict: "violation", findings: asleep };
   if (verdict !== "stuck" && verdict !== "exhausted") return outcome;
   const id = verdict === "stuck" ? "L-2" : "L-5";
   return { ...outcome, verdict: "violation", findings: findings.map((text) => `${id}: ${text}`) };
 }
 
-const slotDomain = (machine: Machine, slot: number, field: number): number =>
+const slotField = (machine: Machine, slot: number, field: number): number =>
   at(machine.words, lineOf(machine.layout, slot) + field);
 
 /** What runs on each vCPU of the story. */
 function partsOf(prepared: PreparedStory, notes: Notes, without: readonly string[]) {
   const { story, callers } = prepared;
   return (machine: Machine, slot: number): Part | undefined => {
-    const domain = slotDomain(machine, slot, LINE.DOMAIN);
-    const vcpu = slotDomain(machine, slot, LINE.NUMBER);
+    if (slotField(machine, slot, LINE.KIND) !== SLOT_KIND_VCPU) return undefined;
+    const domain = slotField(machine, slot, LINE.DOMAIN);
+    const vcpu = slotField(machine, slot, LINE.NUMBER);
     const task = story.tasks.find((one) => one.domain === domain && (one.vcpu ?? 0) === vcpu);
     if (task === undefined || without.includes(task.name)) return undefined;
     const guest = rawGuest(machine, domain, vcpu, callers);

@@ -67,6 +67,19 @@ export function eventPairs(xen: Xen, census: Census): string[] {
   });
 }
 
+/** A port beyond those whose storage has been set up is nobody's. */
+export function validPorts(xen: Xen, census: Census): string[] {
+  return census.domains.flatMap((domid) => {
+    const findings: string[] = [];
+    const valid = domainField(xen, domid, DOM.VALID_EVTCHNS);
+    for (let port = valid; port < xen.model.limits.ports; port++) {
+      if (portState(xen, domid, port) === ECS_FREE) continue;
+      findings.push(`port ${port} of domain ${domid} is in use, and ${valid} ports are valid`);
+    }
+    return findings;
+  });
+}
+
 /** What only the hypervisor writes of the FIFO ABI lies within its bounds. References are counted by the census. */
 export function fifoState(xen: Xen, census: Census): string[] {
   return census.domains

@@ -180,9 +180,6 @@ export function domainReferences(xen: Xen, census: Census): string[] {
     const findings: string[] = [];
     if (has !== should) findings.push(`domain ${domid} counts ${has} references, ${should} exist`);
     if (should === 0) findings.push(`domain ${domid} is dead and unreferenced, but not gone`);
-    if (field(DOM.TOT_PAGES) < 0 || field(DOM.XENHEAP_PAGES) < 0) {
-      findings.push(`domain ${domid} has less than no pages`);
-    }
     return findings;
   });
 }
@@ -247,7 +244,6 @@ export function claims(xen: Xen, census: Census): string[] {
   let sum = 0;
   for (const domid of census.domains) {
     const claimed = domainField(xen, domid, DOM.OUTSTANDING_PAGES);
-    if (claimed < 0) findings.push(`domain ${domid} claims less than no pages`);
     if (claimed > 0 && isDying(xen, domid)) findings.push(`domain ${domid} is dying with a claim`);
     sum += claimed;
   }

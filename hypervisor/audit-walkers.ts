@@ -94,7 +94,8 @@ function judgeRam(xen: Xen, leaf: Leaf): readonly string[] {
     const owner = frameOwner(xen, frame);
     if (isIdle(xen, frame)) findings.push(`${nameOf(leaf)} leads to free frame ${frame}`);
     else if (owner !== leaf.domid) {
-      findings.push(`${nameOf(leaf)} leads to frame ${frame} of domain ${owner}`);
+      const whose = owner === NOT_PRESENT ? "nobody" : `domain ${owner}`;
+      findings.push(`${nameOf(leaf)} leads to frame ${frame} of ${whose}`);
     }
   }
   return findings;

@@ -7,8 +7,9 @@
  * Ours; the list is that of hypervisor spec section 9 and stress spec section 4.
  */
 
+import { countBounds, heldByHandlers } from "./audit-bounds.ts";
 import { type Census, takeCensus } from "./audit-census.ts";
-import { eventPairs, fifoQueues, fifoState, pollers } from "./audit-events.ts";
+import { eventPairs, fifoQueues, fifoState, pollers, validPorts } from "./audit-events.ts";
 import {
   allocations,
   claims,
@@ -54,6 +55,8 @@ type Invariant = (xen: Xen, census: Census) => string[];
 /** Every invariant that is judged whatever the guests do, by name. */
 export const INVARIANTS: Readonly<Record<string, Invariant>> = {
   allocations,
+  countBounds,
+  heldByHandlers,
   frameCounts,
   frameOwners,
   pageLists,
@@ -84,6 +87,7 @@ export const INVARIANTS: Readonly<Record<string, Invariant>> = {
   machineToPhys,
   pvTranslations,
   eventPairs,
+  validPorts,
   fifoState,
   pollers,
 };

@@ -1,4 +1,5 @@
 /** All mutants, and the rows of the catalogue that are out of reach here. */
+import { BOOKKEEPING_MUTANTS } from "./bookkeeping.ts";
 import { EVENT_MUTANTS } from "./events.ts";
 import { FRAME_MUTANTS } from "./frames.ts";
 import { GRANT_MUTANTS } from "./grants.ts";
@@ -13,6 +14,7 @@ export const MUTANTS: readonly Mutant[] = [
   ...EVENT_MUTANTS,
   ...PV_MUTANTS,
   ...RING_MUTANTS,
+  ...BOOKKEEPING_MUTANTS,
 ];
 
 export const OUT_OF_REACH: readonly OutOfReach[] = OUT_OF_REACH_ROWS;

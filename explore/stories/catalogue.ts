@@ -2,6 +2,7 @@
 import type { Story } from "../story.ts";
 import { adversaryStory } from "./adversary.ts";
 import { reconnectStory } from "./backend.ts";
+import { BOOKKEEPING_STORIES } from "./bookkeeping.ts";
 import { killDeviceOwnerStory } from "./devices.ts";
 import { expandStory, portsFullStory, resetStory, sendStory, unmaskStory } from "./events.ts";
 import {
@@ -91,6 +92,7 @@ export const STORIES: readonly Story[] = [
   splitBlockStory,
   killDeviceOwnerStory,
   adversaryStory,
+  ...BOOKKEEPING_STORIES,
   halvesStory,
   halvesRaceStory,
   reuseStory,

@@ -21,7 +21,7 @@ const PAGES: readonly number[] = [5, 6];
 const HOST = 1024;
 
 const pv = { guest: "pv", ramGfn: 0, p2mPoolPages: 0, memoryPages: 256 } as const;
-const pvModel = () =>
+export const pvModel = () =>
   smallModel({
     machine: { arch: "x86", ipaBits: 44, banks: [{ base: 0x4000_0000, size: 4 * 1024 ** 2 }] },
     domains: [

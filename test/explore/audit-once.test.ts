@@ -56,9 +56,9 @@ describe("the name of a state", () => {
   const { image } = prepareStory(revokeStory);
   /** The name after a change of a machine that is as in the image. */
   const nameAfter = (change: (image: MachineImage) => void): number => {
-    restoreImage(image);
+    const xen = restoreImage(image);
     change(image);
-    return stateKey(image);
+    return stateKey(image, xen);
   };
   const before = nameAfter(() => {});
   const table = grantFrame(restoreImage(image), B, 0);

@@ -21,10 +21,11 @@ describe("the catalogue of mutants", () => {
     },
   );
 
-  it("names each of the 62 rows once", () => {
+  it("names each of its 62 rows once, and those that follow them once", () => {
     const ids = [...MUTANTS, ...OUT_OF_REACH].map(({ id }) => id);
     const rows = Array.from({ length: 62 }, (_, i) => `M${String(i + 1).padStart(2, "0")}`);
-    expect(ids.toSorted()).toEqual(rows);
+    expect(ids.toSorted().slice(0, 62)).toEqual(rows);
+    expect(new Set(ids).size).toBe(ids.length);
   });
 
   it("has an id for each invariant of the audit", () => {

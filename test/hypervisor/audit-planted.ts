@@ -77,16 +77,16 @@ export function inUse(hypervisor: "faithful" | "strict" = "faithful"): InUse {
   return { machine, xen, dom0, granter, mapper, frame, handle };
 }
 
-const bump = (xen: Xen, index: number, by = 1): void => {
+export const bump = (xen: Xen, index: number, by = 1): void => {
   xen.words[index] = (xen.words[index] ?? 0) + by;
 };
-const domainWord = (xen: Xen, domid: number, column: number): number =>
+export const domainWord = (xen: Xen, domid: number, column: number): number =>
   domainOf(xen.layout, domid) + column;
 const activeRow = (xen: Xen, domid: number, ref: number): number =>
   domid * xen.model.limits.grantFrames * 512 + ref;
 const trackRow = (xen: Xen, domid: number, handle: number): number =>
   domid * xen.model.limits.maptrackFrames * 256 + handle;
-const firstFree = (xen: Xen): number => xen.words[MACHINE.FREE_HEAD] ?? -1;
+export const firstFree = (xen: Xen): number => xen.words[MACHINE.FREE_HEAD] ?? -1;
 
 /** What is planted, and words of the finding it must bring. */
 export const PLANTED: readonly [what: string, finding: RegExp, plant: (state: InUse) => void][] = [

@@ -10,6 +10,7 @@ import { p2m_grant_map_rw } from "../../shared/pte.ts";
 import { GNTST_okay } from "../../shared/status.ts";
 import { DomId } from "../../shared/units.ts";
 import { HOLE, inUse, PLANTED } from "./audit-planted.ts";
+import { PLANTED_BOUNDS } from "./audit-planted-bounds.ts";
 import { inUseIommu, PLANTED_IOMMU } from "./audit-planted-iommu.ts";
 import { inUsePv, PLANTED_PV } from "./audit-planted-pv.ts";
 import { inUseX86, PLANTED_X86 } from "./audit-planted-x86.ts";
@@ -21,7 +22,7 @@ test("a machine in use is consistent", () => {
 });
 
 describe("one planted fault", () => {
-  test.each(PLANTED)("%s is found", (_what, finding, plant) => {
+  test.each([...PLANTED, ...PLANTED_BOUNDS])("%s is found", (_what, finding, plant) => {
     const state = inUse();
     plant(state);
     expect(audit(state.xen).join("\n")).toMatch(finding);

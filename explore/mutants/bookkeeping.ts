@@ -1,0 +1,151 @@
+/** Mutants that keep the remaining checks honest: each invariant has one that trips it (stress spec 11.5). */
+import type { Mutant } from "./mutant.ts";
+
+export const BOOKKEEPING_MUTANTS: readonly Mutant[] = [
+  {
+    id: "M63",
+    name: "owner-stays",
+    origin: "classic",
+    mechanism: "a page that is free still says whose it was",
+    patches: [
+      {
+        file: "hypervisor/frame-table.ts",
+        from: "  words[layout.frameOwner + frame] = NOT_PRESENT;\n  words[layout.frameCount + frame] = PGC_state_free;\n",
+        to: "  words[layout.frameCount + frame] = PGC_state_free;\n",
+      },
+    ],
+    story: "life",
+    depth: 1,
+    caughtBy: ["I-02"],
+  },
+  {
+    id: "M64",
+    name: "identity-entry-stays",
+    origin: "classic",
+    mechanism: "an unmap leaves the entry by which the mapper's devices reach the page",
+    patches: [
+      {
+        file: "hypervisor/grant-unmap.ts",
+        from: "  const unmapped = identityUnmap(xen, mapper, mapping.frame, mapping.readonly);\n",
+        to: "  const unmapped = mapper < 0 ? identityUnmap(xen, mapper, mapping.frame, mapping.readonly) : 0;\n",
+      },
+    ],
+    story: "identity",
+    depth: 1,
+    caughtBy: ["I-07"],
+  },
+  {
+    id: "M65",
+    name: "grant-entry-stays",
+    origin: "classic",
+    mechanism:
+      "an unmap gives handle, pin and reference back and leaves the entry in the mapper's table",
+    patches: [
+      {
+        file: "hypervisor/grant-unmap.ts",
+        from: "  const former = p2mRemoveMapping(xen, mapper, gfn, frame);\n",
+        to: "  const former = mapper < 0 ? p2mRemoveMapping(xen, mapper, gfn, frame) : p2mLookup(xen, mapper, gfn);\n",
+      },
+    ],
+    story: "partial-unmap",
+    depth: 1,
+    caughtBy: ["I-08"],
+  },
+  {
+    id: "M66",
+    name: "m2p-entry-stays",
+    origin: "classic",
+    mechanism: "a page that goes back to the heap keeps its place in the M2P",
+    patches: [
+      {
+        file: "hypervisor/frame-table.ts",
+        from: "  if (layout.frameType >= 0) setXenHeapGfn(xen, frame, NOT_PRESENT);\n  const head",
+        to: "  const head",
+      },
+    ],
+    story: "pv-life",
+    depth: 1,
+    caughtBy: ["I-10"],
+  },
+  {
+    id: "M67",
+    name: "pin-leak-on-error",
+    origin: "classic",
+    mechanism:
+      "a copy that is refused once both sides are held drops the page of its source and not the pin",
+    patches: [
+      {
+        file: "hypervisor/grant-copy.ts",
+        from: "  release(xen, dest);\n  release(xen, source);\n  return status;\n",
+        to: "  release(xen, dest);\n  if (status === GNTST_okay) release(xen, source);\n  else putPage(xen, source.frame);\n  return status;\n",
+      },
+    ],
+    story: "copy-refused",
+    depth: 1,
+    caughtBy: ["I-15"],
+  },
+  {
+    id: "M69",
+    name: "peer-stays-bound",
+    origin: "classic",
+    mechanism: "who closes a port leaves the other end as it is",
+    patches: [
+      {
+        file: "hypervisor/event-close.ts",
+        from: "    bindPort(xen, peer, portRemotePort(xen, domid, port), ECS_UNBOUND, domid);\n",
+        to: "    if (peer < 0) bindPort(xen, peer, portRemotePort(xen, domid, port), ECS_UNBOUND, domid);\n",
+      },
+    ],
+    story: "close",
+    depth: 1,
+    caughtBy: ["I-28"],
+  },
+  {
+    id: "M70",
+    name: "port-without-bucket",
+    origin: "classic",
+    mechanism: "a port of the next bucket is given away and the number of valid ports stays",
+    patches: [
+      {
+        file: "hypervisor/event-ports.ts",
+        from: "    setDomainField(xen, domid, DOM.VALID_EVTCHNS, grown);\n",
+        to: "    setDomainField(xen, domid, DOM.VALID_EVTCHNS, grown > 0 ? valid : grown);\n",
+      },
+    ],
+    story: "bucket",
+    depth: 1,
+    caughtBy: ["I-29"],
+  },
+  {
+    id: "M71",
+    name: "hold-outlives-answer",
+    origin: "classic",
+    mechanism: "a call answers after its flush and keeps what it held for it",
+    patches: [
+      {
+        file: "hypervisor/memory-physmap.ts",
+        from: "  yield GAP_FLUSH;\n  releaseHolds(xen, slot);\n  return 0;\n",
+        to: "  yield GAP_FLUSH;\n  return slot < 0 ? -1 : 0;\n",
+      },
+    ],
+    story: "move-page",
+    depth: 2,
+    caughtBy: ["I-34"],
+  },
+  {
+    id: "M72",
+    name: "device-stays-attached",
+    origin: "classic",
+    mechanism: "a device that is taken from its domain goes on walking that domain's table",
+    patches: [
+      {
+        file: "hypervisor/iommu-context.ts",
+        from: "  setLineField(xen, slot, LINE.MODE, to.mode);\n",
+        to: "  if (to.domid !== NOT_PRESENT) setLineField(xen, slot, LINE.MODE, to.mode);\n",
+      },
+    ],
+    story: "kill-device-owner",
+    depth: 1,
+    caughtBy: ["I-09", "I-37"],
+  },
+];
