@@ -32,6 +32,7 @@ import type { Census, Leaf } from "./audit-census.ts";
 import { isStaleAccess, mayBeStale } from "./audit-iommu.ts";
 import { isFifo } from "./event-fifo-array.ts";
 import { frameOwner, isFree, isRamFrame, isReserved, isXenHeap } from "./frame-table.ts";
+import { holdsOf } from "./hold-list.ts";
 import { contextField } from "./iommu-context.ts";
 import { contextRoot } from "./iommu-table.ts";
 import {
@@ -149,7 +150,10 @@ export function directMap(xen: Xen, census: Census): string[] {
     .map((leaf) => `${nameOf(leaf)} is direct-mapped RAM at frame ${leaf.frame}`);
 }
 
-/** A row of the TLB that its walker would still use says what the table says. */
+/**
+ * A row of the TLB that its walker would still use says what the table says, or leads to a page that a handler holds because
+ * its flush is still to come.
+ */
 export function translations(xen: Xen): string[] {
   const findings: string[] = [];
   for (let slot = 0; slot < xen.model.limits.slots; slot++) {
@@ -176,13 +180,21 @@ function tlbOf(xen: Xen, slot: number): string[] {
     // A permission that was added since is not a danger; one that was taken away is.
     const stale =
       walked < 0 || walked >>> 3 !== cached >>> 3 || (cached & ~walked & ACCESS_WRITE) !== 0;
-    if (stale) {
+    if (stale && !isHeld(xen, cached >>> 3)) {
       findings.push(
         `slot ${slot} would still reach frame ${cached >>> 3} through gfn ${tag}, which is not there`,
       );
     }
   }
   return findings;
+}
+
+/** Whether some pending handler holds a frame. */
+function isHeld(xen: Xen, frame: number): boolean {
+  for (let slot = 0; slot < xen.model.limits.slots; slot++) {
+    if (holdsOf(xen, slot).some((hold) => hold.frame === frame)) return true;
+  }
+  return false;
 }
 
 /** An open access touches memory that is in use, and that its domain could reach when the access began. */

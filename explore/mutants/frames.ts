@@ -121,6 +121,23 @@ export const FRAME_MUTANTS: readonly Mutant[] = [
     caughtBy: ["I-09", "I-12"],
   },
   {
+    id: "M27",
+    name: "no-hold-until-flush",
+    origin: "XSA-346",
+    mechanism:
+      "a batch of moves lets go before the flush at its end, and holds no page that it has moved",
+    patches: [
+      {
+        file: "hypervisor/memory-physmap.ts",
+        from: "    if (held) holdPage(xen, slot, entryFrame(entry));\n    if (placed >= 0) continue;\n",
+        to: "    if (held) putPage(xen, entryFrame(entry));\n    if (placed >= 0) {\n      yield GAP_PREEMPT;\n      continue;\n    }\n",
+      },
+    ],
+    story: "move-range",
+    depth: 1,
+    caughtBy: ["I-09", "I-12"],
+  },
+  {
     id: "M29",
     name: "detach-without-flush",
     origin: "XSA-442",

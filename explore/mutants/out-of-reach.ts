@@ -8,11 +8,6 @@ export const OUT_OF_REACH_ROWS: readonly OutOfReach[] = [
   { id: "M08", name: "ref-put-before-unpin", why: LANES },
   { id: "M17", name: "copy-error-lock-order", why: "there are no locks" },
   {
-    id: "M27",
-    name: "no-hold-until-flush",
-    why: "whoever drops a page has flushed every walker of its table himself",
-  },
-  {
     id: "M28",
     name: "table-page-back-early",
     why: "no focused story fills a table; the test of advisory 480 holds a walker in one",

@@ -3,7 +3,7 @@ import type { Story } from "../story.ts";
 import { adversaryStory } from "./adversary.ts";
 import { reconnectStory } from "./backend.ts";
 import { BOOKKEEPING_STORIES } from "./bookkeeping.ts";
-import { killDeviceOwnerStory } from "./devices.ts";
+import { killDeviceOwnerStory, moveRangeStory } from "./devices.ts";
 import { expandStory, portsFullStory, resetStory, sendStory, unmaskStory } from "./events.ts";
 import {
   copyMappedStory,
@@ -104,6 +104,7 @@ export const STORIES: readonly Story[] = [
   shrinkStory,
   expandStory,
   infoStory,
+  moveRangeStory,
   placeStatusStory,
   transitiveStory,
 ];
