@@ -22,9 +22,15 @@ export interface SoundStates {
   readonly states: Map<number, readonly string[]>;
   /** Hashes of ways that led to a state without findings, each at the place that its lower bits name; 0: none. */
   readonly ways: Float64Array;
+  /** Keys of states from which dead domains go when everybody, his program over, gives back what he holds of them. */
+  readonly mortal: Set<number>;
 }
 
-export const soundStates = (): SoundStates => ({ states: new Map(), ways: new Float64Array(WAYS) });
+export const soundStates = (): SoundStates => ({
+  states: new Map(),
+  ways: new Float64Array(WAYS),
+  mortal: new Set(),
+});
 
 export interface AuditWish {
   /** Domains whose guests may write anything. */

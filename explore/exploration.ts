@@ -9,7 +9,6 @@
  * Ours; stress spec sections 2.2, 2.5 and 4.
  */
 
-import { isOver } from "./actor.ts";
 import { findingId } from "./checks.ts";
 import { randomScheduler } from "./random.ts";
 import type { Outcome } from "./run.ts";
@@ -210,9 +209,3 @@ function differs(
   if (second.outcome.traceHash === traceHash) return undefined;
   return `D-1: the same choices left trace ${second.outcome.traceHash}, not ${traceHash}`;
 }
-
-/** Tasks that had not ended, with what they waited for: the wait graph of a run that is stuck. */
-export const waiters = ({ machine }: StoryRun): readonly string[] =>
-  machine.actors.flatMap((actor) =>
-    actor === undefined || isOver(actor) ? [] : [`${actor.part.name} ${actor.state}`],
-  );

@@ -1,6 +1,5 @@
 /**
- * What a handler is watched for while it runs: how much it does between two gaps, and how it bears words that change under
- * its hands.
+ * What a handler is watched for while words change under its hands.
  *
  * Hostile-word mode: a grant header changes just before the hypervisor exchanges it, as often as the run's numbers say. It is
  * sound, because a second vCPU of the granter could do exactly that, and it makes retry loops shallow.
@@ -20,22 +19,6 @@ const EXCHANGE = TOUCH_READ | TOUCH_WRITE | TOUCH_ATOMIC;
 const UNRELATED_BIT = 0x200;
 /** Exchanges of one word by one handler: the bound of the loop, and one that takes back what the loop has done. */
 const EXCHANGES_MAX = CMPXCHG_ATTEMPTS_MAX + 1;
-
-/** Atomic accesses of guest-writable words and table entries that a handler may make between two gaps. */
-const WORK_MAX = 320;
-
-/** L-7: nobody else is served while a handler works, so it must let go now and then. */
-export function watchWork(machine: Machine, { memory }: MachineImage): void {
-  let stretch = -1;
-  let work = 0;
-  memory.onTouch = (kind) => {
-    if (!machine.inHandler || machine.auditing || (kind & TOUCH_ATOMIC) === 0) return;
-    work = machine.turns === stretch ? work + 1 : 1;
-    stretch = machine.turns;
-    if (work !== WORK_MAX + 1) return;
-    machine.findings.push(`L-7: a handler makes more than ${WORK_MAX} accesses without letting go`);
-  };
-}
 
 export function watchHostileWords(
   machine: Machine,

@@ -46,10 +46,14 @@ import {
   type Machine,
   mix,
   type Part,
+  RunOver,
 } from "./state.ts";
 
 /** Steps that other slots may take at one point inside a handler: a bound, should the scheduler be partial. */
 const POINT_STEPS_MAX = 64;
+
+/** Points that a handler may meet between two gaps (L-7): nobody else is served meanwhile. */
+const HANDLER_POINTS_MAX = 256;
 
 /** Choices that are kept for replay; a longer run is repeated from its seed. */
 const SCHEDULE_KEPT = 1_000_000;
@@ -82,6 +86,9 @@ export function machineOver(xen: Xen, options: ExploreOptions): Machine {
     asked: new Int32Array(slots),
     clockMs: 0,
     steps: 0,
+    limit: Number.POSITIVE_INFINITY,
+    settling: false,
+    handlerPoints: 0,
     turns: 0,
     traceHash: FNV_OFFSET | 0,
     traceCheck: 0,
@@ -184,6 +191,7 @@ function move(machine: Machine, choice: number): void {
     return;
   }
   machine.turns++;
+  machine.handlerPoints = 0;
   machine.inHandler = true;
   stepHypervisor(machine.xen);
   machine.inHandler = false;
@@ -223,6 +231,7 @@ function advanceClock(machine: Machine): boolean {
 /** The hook of design 10.6: the handler is about to touch a guest-writable word, and others may be faster. */
 function pointInHandler(machine: Machine): void {
   if (!machine.inHandler || machine.inPoint) return;
+  if (++machine.handlerPoints > HANDLER_POINTS_MAX) workTooLong(machine);
   machine.inPoint = true;
   for (let taken = 0; taken < POINT_STEPS_MAX; taken++) {
     const choice = choose(machine, collect(machine, true));
@@ -230,6 +239,15 @@ function pointInHandler(machine: Machine): void {
     move(machine, choice);
   }
   machine.inPoint = false;
+}
+
+/** L-7. A handler that never lets go is left at the end of the run. */
+function workTooLong(machine: Machine): void {
+  if (machine.handlerPoints === HANDLER_POINTS_MAX + 1) {
+    const text = `a handler meets more than ${HANDLER_POINTS_MAX} points without letting go`;
+    machine.findings.push(`L-7: ${text}`);
+  }
+  if (machine.steps >= machine.limit) throw new RunOver();
 }
 
 const sceneOf = (machine: Machine): Scene => ({

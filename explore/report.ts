@@ -3,7 +3,6 @@
  * for what. Rule: what is told is the shrunk schedule, made again and watched. Ours; stress spec section 9.
  */
 import type { Failure } from "./exploration.ts";
-import { waiters } from "./exploration.ts";
 import { type Shrunk, signatureOf } from "./shrink.ts";
 import { type PreparedStory, runStory } from "./story.ts";
 import { MACHINE_RACY } from "./story-memory.ts";
@@ -52,7 +51,7 @@ export function reportOf(found: PreparedStory, failure: Failure, shrunk: Shrunk)
     columns,
     steps,
     necessary: necessaryOrder(prepared, failure, shrunk, steps),
-    waiting: run.outcome.findings.some((text) => text.startsWith("L-")) ? waiters(run) : [],
+    waiting: run.outcome.waiting ?? [],
     racy: racyReasons(prepared),
   };
 }

@@ -7,7 +7,7 @@
 import { EmulatorBug } from "../shared/assert.ts";
 import { isOver } from "./actor.ts";
 import { assign, step } from "./machine.ts";
-import type { Death, Machine, Part, Report } from "./state.ts";
+import { type Death, type Machine, type Part, type Report, RunOver } from "./state.ts";
 
 /** Steps of one run; a run of a small machine takes some hundreds. */
 export const STEPS_MAX = 1_000_000;
@@ -28,6 +28,8 @@ export interface Outcome {
   readonly schedule: readonly number[];
   readonly reports: readonly Report[];
   readonly deaths: readonly Death[];
+  /** Who waits for what, when liveness is what is wrong. */
+  readonly waiting?: readonly string[];
   /** The line that repeats this run. */
   readonly command: string;
 }
@@ -42,16 +44,16 @@ export interface RunOptions {
 
 /** Steps the machine until it is over. */
 export function run(machine: Machine, options: RunOptions): Outcome {
-  const limit = machine.steps + (options.maxSteps ?? STEPS_MAX);
+  const steps = options.maxSteps ?? STEPS_MAX;
+  machine.limit = machine.steps + steps;
   try {
-    while (machine.steps < limit) {
+    while (machine.steps < machine.limit) {
       if (options.until?.(machine) === true) return outcome(machine, options, "finished", []);
       if (!step(machine)) return judge(machine, options);
     }
   } catch (error) {
-    return outcome(machine, options, "bug", [bugText(error)]);
+    if (!(error instanceof RunOver)) return outcome(machine, options, "bug", [bugText(error)]);
   }
-  const steps = options.maxSteps ?? STEPS_MAX;
   return outcome(machine, options, "exhausted", [`the run is not over after ${steps} steps`]);
 }
 

@@ -19,6 +19,8 @@ import { MEMORY_MODES, type MemoryMode } from "./weak-memory.ts";
 
 /** Runs that shrinking one failure may take. */
 export const SHRINK_RUNS = 2_000;
+/** Steps of all of them together: a run that comes to no end has tens of thousands. */
+const SHRINK_STEPS = 4_000_000;
 /** Schedules of each bounded search for a smaller one. */
 const SEARCH_RUNS = 500;
 /** Schedules that are tried around one that does not fail: leaving out one switch may need others moved. */
@@ -85,7 +87,7 @@ export function shrink(
     prepared,
     failure,
     signature: signatureOf(first),
-    limit,
+    limit: Math.min(limit, Math.ceil(SHRINK_STEPS / first.steps)),
     runs: 1,
     best: start,
   };
@@ -178,7 +180,7 @@ function cut(deviations: readonly Deviation[], from: number, size: number): read
 function searchSmaller(state: Shrinking): void {
   for (let bound = 1; bound <= 2 && bound < state.best.deviations.length; bound++) {
     const search = preemptSearch(bound);
-    for (let left = SEARCH_RUNS; left > 0; left--) {
+    for (let left = SEARCH_RUNS; left > 0 && state.runs < state.limit; left--) {
       const scheduler = search.next();
       if (scheduler === undefined) break;
       state.runs++;

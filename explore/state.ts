@@ -18,6 +18,8 @@ export interface Part {
   readonly name: string;
   readonly program: Program<unknown>;
   readonly mustFinish: boolean;
+  /** It may begin at any time, or not at all. */
+  readonly isFault?: boolean;
   /** The files and hashes behind its host traps; a program without one gets -1 for every read. */
   readonly host?: Host;
 }
@@ -121,6 +123,12 @@ export interface Machine {
   readonly asked: Int32Array;
   clockMs: number;
   steps: number;
+  /** Steps at which the run is over, whoever is in the middle of something. */
+  limit: number;
+  /** Whether no new trouble is made any more: faults that have not begun do not come, and hostile programs end. */
+  settling: boolean;
+  /** Points that the handler has met since it took its request or came back from a gap. */
+  handlerPoints: number;
   /** Stretches that the hypervisor has worked: from an entry or a gap to the next gap or the answer. */
   turns: number;
   /** Rolling hash over every choice, record and resumed value. */
@@ -132,6 +140,9 @@ export interface Machine {
   /** Whether accesses are the audit's, which are nobody's step. */
   auditing: boolean;
 }
+
+/** Leaves a handler that does not end, at the end of its run. */
+export class RunOver extends Error {}
 
 export const FNV_OFFSET = 0x811c9dc5;
 const FNV_PRIME = 0x01000193;

@@ -3,10 +3,10 @@
  * machine and running its set-up, and then run thousands of times from the image of that moment.
  *
  *   prepare: boot -> set-up programs, one after the other -> image
- *   run:     image -> programs under a scheduler (chaos) -> round robin (settle) -> judge, audit
+ *   run:     image -> programs under a scheduler (chaos, then settling: liveness.ts) -> judge, audit
  *
  * Rules: a program's `note` facts live in an object that is made anew for each run; faults are programs of the control
- * slot, and so steps like any other. Liveness is judged only after the settling phase.
+ * slot, and so steps like any other.
  * Ours; stress spec sections 2.5 and 4.1.
  */
 import type { Caller } from "../domains/kernel.ts";
@@ -15,18 +15,22 @@ import { at } from "../shared/assert.ts";
 import { LINE, lineOf, SLOT_KIND_VCPU } from "../shared/layout.ts";
 import type { MachineModel } from "../shared/machine.ts";
 import type { Program } from "../shared/trap.ts";
+import { isOver } from "./actor.ts";
 import { auditOnce, type SoundStates, soundStates } from "./audit-once.ts";
 import { type Findings, stepCheck } from "./checks.ts";
-import { watchHostileWords, watchWork } from "./handler-watch.ts";
+import { watchHostileWords } from "./handler-watch.ts";
 import { type MachineImage, machineImage } from "./image.ts";
+import { SETTLE_STEPS, watchLiveness } from "./liveness.ts";
 import { assign, buildMachine, machineOver } from "./machine.ts";
-import { sleepersWithEvents, tagWatch } from "./quiet-watch.ts";
+import { tagWatch } from "./quiet-watch.ts";
 import { type Guest, rawGuest } from "./raw-guest.ts";
 import { roundRobin } from "./round-robin.ts";
 import { type Outcome, run, runPart } from "./run.ts";
 import type { Scheduler } from "./scheduler.ts";
 import { type Machine, mix, type Part } from "./state.ts";
+import { stateKey } from "./state-key.ts";
 import { type RacyPage, StoryMemory } from "./story-memory.ts";
+import { dyingDomains, giveBack, stuckTeardown } from "./teardown.ts";
 import { MEMORY_MODES, type MemoryMode } from "./weak-memory.ts";
 
 /** Facts that a story's programs leave for each other's claims and for the judge. */
@@ -74,8 +78,6 @@ export interface Story {
   readonly hostileWords?: true;
   /** Nobody must come to an end: whoever they wait for may have been killed. */
   readonly mayWait?: true;
-  /** A handler that makes too many accesses between two gaps is at fault (L-7). */
-  readonly boundedWork?: true;
   /** The whole audit runs after each step of the hypervisor, not only at the end. */
   readonly auditEveryStep?: true;
   /** Pages on which plain accesses of guests may race, and why. */
@@ -96,8 +98,6 @@ export interface PreparedStory {
 
 /** Steps of the chaos phase unless the story says otherwise: an unfair schedule may let somebody spin for ever. */
 const STEPS = 2_000;
-/** Steps of the settling phase, within which everybody must come to an end. */
-const SETTLE_STEPS = 20_000;
 
 export function prepareStory(
   story: Story,
@@ -155,18 +155,18 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
     known.push(...holes);
     return broken;
   };
-  const phase: Phase = { settling: false, machine: undefined };
+  const chaosSteps = story.steps ?? STEPS;
+  const liveness = watchLiveness(options.scheduler, chaosSteps);
   const machine = buildMachine(image, {
     seed: options.seed,
-    scheduler: settlingScheduler(options.scheduler, phase),
+    scheduler: liveness.scheduler,
     points: true,
     partOf: partsOf(prepared, notes, options.without ?? []),
     audit: check,
   });
-  phase.machine = machine;
+  liveness.begin(machine, image);
   strayTags = tagWatch(machine.xen);
   assignOthers(machine, story, notes, options.without ?? []);
-  if (story.boundedWork === true) watchWork(machine, image);
   if (story.hostileWords === true)
     watchHostileWords(machine, image, machine.options.scheduler, story.hostile ?? []);
   if (prepared.memory !== "sc") {
@@ -176,68 +176,63 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
       mode: prepared.memory,
       racy: story.racy ?? [],
       // Whoever waits for a value finds it in the end.
-      choose: (count) => (phase.settling ? 0 : machine.options.scheduler.number(count)),
+      choose: (count) => (machine.settling ? 0 : machine.options.scheduler.number(count)),
     });
   }
   options.watch?.(machine, image);
   const command = options.command ?? `explore ${story.name}`;
-  let outcome = run(machine, { command, maxSteps: story.steps ?? STEPS });
-  if (outcome.verdict === "exhausted") {
-    phase.settling = true;
-    outcome = run(machine, { command, maxSteps: SETTLE_STEPS });
-  }
-  outcome = withLiveness(outcome, sleepers(machine, outcome));
+  const maxSteps = chaosSteps + SETTLE_STEPS;
+  const outcome = liveness.judge(run(machine, { command, maxSteps }));
   if (outcome.verdict !== "finished") return { outcome, machine, notes, known };
   machine.auditing = true;
-  const found = [...(story.judge?.(machine, notes) ?? [])];
-  if (found.length === 0) {
+  const end = (): readonly string[] => {
     const { broken, known: holes } = audited();
     known.push(...holes);
-    found.push(...broken);
-  }
-  const verdict = found.length === 0 ? "finished" : "violation";
-  return { outcome: { ...outcome, verdict, findings: found }, machine, notes, known };
-}
-
-interface Phase {
-  settling: boolean;
-  machine: Machine | undefined;
-}
-
-/** The strategy's choices, until the settling phase begins; fair ones from then on. What is drawn is part of the trace. */
-function settlingScheduler(chaos: Scheduler, phase: Phase): Scheduler {
-  const fair = roundRobin();
-  return {
-    begin: (seed, scene) => {
-      fair.begin(seed);
-      chaos.begin(seed, scene);
-    },
-    choose: (candidates, count) => (phase.settling ? fair : chaos).choose(candidates, count),
-    number: (below) => {
-      const drawn = chaos.number(below);
-      if (phase.machine !== undefined) mix(phase.machine, drawn);
-      return drawn;
-    },
+    return broken;
   };
+  const ended = judgeEnd({ prepared, machine, notes, anew }, outcome, end);
+  return { outcome: ended, machine, notes, known };
 }
 
-/** Whoever sleeps at the end although an event has come for it. */
-function sleepers(machine: Machine, { verdict }: Outcome): readonly string[] {
-  if (verdict !== "stuck" && verdict !== "finished") return [];
-  machine.auditing = true;
-  const found = sleepersWithEvents(machine);
-  machine.auditing = false;
-  return found;
+interface Ended {
+  readonly prepared: PreparedStory;
+  readonly machine: Machine;
+  readonly notes: Notes;
+  /** Nothing is taken for sound because it was so before. */
+  readonly anew: boolean;
 }
 
-/** Nobody can move although somebody must (L-2), or nobody comes to an end under a fair schedule (L-5). */
-function withLiveness(outcome: Outcome, asleep: readonly string[]): Outcome {
-  const { verdict, findings } = outcome;
-  if (asleep.length > 0) return { ...outcome, verdict: "violation", findings: asleep };
-  if (verdict !== "stuck" && verdict !== "exhausted") return outcome;
-  const id = verdict === "stuck" ? "L-2" : "L-5";
-  return { ...outcome, verdict: "violation", findings: findings.map((text) => `${id}: ${text}`) };
+/** What the story claims, the audit, and whether the dead go once everybody gives back what he holds of them (L-6). */
+function judgeEnd(
+  { prepared, machine, notes, anew }: Ended,
+  outcome: Outcome,
+  audit: () => readonly string[],
+): Outcome {
+  const { story, image, sound } = prepared;
+  const violation = (findings: readonly string[]): Outcome => ({
+    ...outcome,
+    verdict: "violation",
+    findings,
+  });
+  const claims = story.judge?.(machine, notes) ?? [];
+  if (claims.length > 0) return violation(claims);
+  const broken = audit();
+  if (broken.length > 0) return violation(broken);
+  if (dyingDomains(machine.xen).length === 0) return outcome;
+  const state = isCalm(machine) ? stateKey(image, machine.xen) : undefined;
+  if (state !== undefined && !anew && sound.mortal.has(state)) return outcome;
+  const after = giveBack(machine, prepared.callers);
+  if (after.verdict === "bug") return after;
+  const stuck = [...machine.findings, ...stuckTeardown(machine.xen)];
+  const findings = stuck.length > 0 ? stuck : audit();
+  if (findings.length > 0) return violation(findings);
+  if (state !== undefined) sound.mortal.add(state);
+  return outcome;
 }
+
+/** Whether every program has come to its end. */
+const isCalm = ({ actors }: Machine): boolean =>
+  actors.every((actor) => actor === undefined || isOver(actor));
 
 const slotField = (machine: Machine, slot: number, field: number): number =>
   at(machine.words, lineOf(machine.layout, slot) + field);
@@ -266,6 +261,7 @@ function assignOthers(
   for (const { name, slot, program, isFault } of story.others ?? []) {
     if (without.includes(name)) continue;
     const mustFinish = isFault !== true && story.mayWait !== true;
-    assign(machine, slot, { name, program: program(machine, notes), mustFinish });
+    const fault = isFault === true;
+    assign(machine, slot, { name, program: program(machine, notes), mustFinish, isFault: fault });
   }
 }

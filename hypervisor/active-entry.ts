@@ -180,6 +180,7 @@ export function reduceStatus(xen: Xen, domid: number, ref: number, readonly: boo
   let clear = pin === 0 ? GTF_reading : 0;
   if (!readonly && (pin & (GNTPIN_hstw_mask | GNTPIN_devw_mask)) === 0) clear |= GTF_writing;
   if (clear === 0) return;
+  xen.memory.onGuestWord?.();
   if (isV2(xen, domid)) {
     clearStatus(xen, domid, ref, clear);
     return;

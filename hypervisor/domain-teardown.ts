@@ -23,7 +23,7 @@ import {
   SLOT_DEAD,
   WALK_BLOCKED,
 } from "../shared/layout.ts";
-import { MAPTRACK_PER_FRAME, NOT_PRESENT, RECORD_WORDS, TEARDOWN_GAP } from "../shared/limits.ts";
+import { NOT_PRESENT, RECORD_WORDS, TEARDOWN_GAP } from "../shared/limits.ts";
 import { isForeign } from "../shared/pte.ts";
 import { ESRCH } from "../shared/status.ts";
 import type { DomId } from "../shared/units.ts";
@@ -59,6 +59,8 @@ import { freeXenPage } from "./xen-heap.ts";
 
 /** Ports closed between two gaps. */
 const PORTS_A_GAP = 64;
+/** Handles released between two gaps: each has two halves, and touches its granter's entry for both. */
+const HANDLES_A_GAP = 128;
 
 /** A stage: it may let go, and has nothing to answer. */
 export type Stage = Generator<Gap, void, void>;
@@ -122,7 +124,7 @@ function* releaseMappings(xen: Xen, domid: DomId): Stage {
   const limit = domainField(xen, domid, DOM.MAPTRACK_LIMIT);
   for (let handle = limit - 1; handle >= 0; handle--) {
     if (trackFlags(xen, domid, handle) !== 0) releaseHandle(xen, domid, handle);
-    if (handle > 0 && handle % MAPTRACK_PER_FRAME === 0) yield GAP_PREEMPT;
+    if (handle % HANDLES_A_GAP === 0) yield GAP_PREEMPT;
   }
 }
 

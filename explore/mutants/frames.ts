@@ -80,7 +80,7 @@ export const FRAME_MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: "hypervisor/domain-teardown.ts",
-        from: "    if (handle > 0 && handle % MAPTRACK_PER_FRAME === 0) yield GAP_PREEMPT;\n",
+        from: "    if (handle % HANDLES_A_GAP === 0) yield GAP_PREEMPT;\n",
         to: "",
       },
     ],

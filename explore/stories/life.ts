@@ -306,5 +306,4 @@ export const manyMappingsStory: Story = {
   ],
   tasks: [],
   others: [{ ...kill(B), name: "toolstack" }],
-  boundedWork: true,
 };
