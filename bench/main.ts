@@ -4,6 +4,7 @@
  *   npm run bench                     everything, under three minutes
  *   npm run bench -- --quick          fewer and shorter rounds, under forty seconds
  *   npm run bench -- --only grants    one group
+ *   npm run bench -- --only stories   schedules a second of each focused story
  *   npm run -s bench -- --json        one document on stdout
  *   npm run bench -- --against DIR    the same figures in another checkout, in turn with this one
  *
@@ -24,6 +25,7 @@ import { gntdevRows } from "./groups/gntdev.ts";
 import { grantRows } from "./groups/grants.ts";
 import { hypercallRows } from "./groups/hypercalls.ts";
 import { ringRows } from "./groups/ring.ts";
+import { storyRows } from "./groups/stories.ts";
 import { FULL_PACE, QUICK_PACE } from "./measure.ts";
 import { HEADING, lineOfRow, type Row } from "./rows.ts";
 import { Bench } from "./yardsticks.ts";
@@ -40,7 +42,11 @@ const GROUPS: Readonly<Record<string, Group>> = {
   disk: diskRows,
   boot: bootRows,
   explore: exploreRows,
+  stories: storyRows,
 };
+
+/** Only when asked for: `explore` has what they come to. */
+const ASKED: readonly string[] = ["stories"];
 
 interface Options {
   readonly json?: true;
@@ -56,7 +62,7 @@ const busyMs = (): number =>
 
 /** The groups asked for. */
 function groupsOf({ only }: Options): readonly string[] {
-  const names = only ?? Object.keys(GROUPS);
+  const names = only ?? Object.keys(GROUPS).filter((name) => !ASKED.includes(name));
   for (const name of names) {
     if (!(name in GROUPS)) throw new UsageError(unknownName("group", name, Object.keys(GROUPS)));
   }

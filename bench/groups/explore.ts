@@ -4,6 +4,7 @@
 import { type Row, rowOf, short } from "../rows.ts";
 import { startProbe } from "../workers.ts";
 import type { Bench } from "../yardsticks.ts";
+import { storySummary } from "./stories.ts";
 
 export async function exploreRows(bench: Bench): Promise<readonly Row[]> {
   const mapping = await bench.measure("explore-grants", {}, "G");
@@ -29,25 +30,26 @@ export async function exploreRows(bench: Bench): Promise<readonly Row[]> {
     ),
     rowOf(
       {
-        name: "focused schedule: fresh machine, run, checks",
+        name: "focused schedule of revoke: fresh machine, run, checks",
         unit: "us",
         scale: 1000,
         yardstick: "empty step",
-        note: `${short(1e9 / schedule.measured.p50)} schedules/s; aimed at: 5000`,
+        note: `${short(1e9 / schedule.measured.p50)} schedules/s a core`,
       },
       schedule,
     ),
     rowOf(
       {
-        name: "focused schedule, a step",
+        name: "focused schedule of revoke, a step",
         yardstick: "empty step",
         note: `${short(1e9 / storyStep.measured.p50)} points/s`,
       },
       storyStep,
     ),
+    ...(await storySummary(bench)),
     rowOf(
       {
-        name: "machine in one thread from nothing, to 100 steps (31)",
+        name: "fresh machine for the next run, to 100 steps (31)",
         unit: "us",
         scale: 1000,
         yardstick: "run",

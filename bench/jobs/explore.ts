@@ -1,8 +1,9 @@
 /**
- * The one-thread engine: a step on its own, steps of two domains that map and look on, a machine from nothing, and
+ * The one-thread engine: a step on its own, steps of two domains that map and look on, a fresh machine, and
  * yardstick G, a closure chosen by the seeded generator.
  */
 import { loadWord, POINT, readBytes, writeBytes } from "../../domains/memory.ts";
+import { type MachineImage, machineImage } from "../../explore/image.ts";
 import { buildMachine, step } from "../../explore/machine.ts";
 import { randomScheduler } from "../../explore/random.ts";
 import type { Machine, Part } from "../../explore/state.ts";
@@ -12,6 +13,7 @@ import { assert, at } from "../../shared/assert.ts";
 import { bootInfoOf } from "../../shared/boot-info.ts";
 import { LINE, lineOf, SLOT_KIND_VCPU } from "../../shared/layout.ts";
 import { GRANT_ENTRY_BYTES, PAGE_SIZE } from "../../shared/limits.ts";
+import type { MachineModel } from "../../shared/machine.ts";
 import { Mmu } from "../../shared/mmu.ts";
 import { type HypercallTrap, type Program, TRAP_HYPERCALL } from "../../shared/trap.ts";
 import { type GrantBatch, grantBatch, grantPages, refOf } from "../grant-batch.ts";
@@ -51,8 +53,11 @@ const domainOfSlot = (machine: Machine, slot: number): number => {
   return at(machine.words, line + LINE.DOMAIN);
 };
 
-function machineOf(program: (machine: Machine, domid: number) => Program): Machine {
-  return buildMachine(smallModel(), {
+function machineOf(
+  program: (machine: Machine, domid: number) => Program,
+  from: MachineModel | MachineImage = smallModel(),
+): Machine {
+  return buildMachine(from, {
     seed: SEED,
     scheduler: randomScheduler(),
     points: true,
@@ -81,11 +86,11 @@ function stepJob(machine: Machine, stepsPerTurn: number): Job {
 export const points = (): Job => stepJob(machineOf(forever), 1);
 
 /** dom0 rests, one domain maps and unmaps, the other looks at its own entry. */
-function grantMachine(): Machine {
+function grantMachine(from?: MachineImage): Machine {
   return machineOf(function* (machine, domid) {
     if (domid === MAPPER) yield* mapForever(machine);
     if (domid === GRANTER) yield* lookForever(machine);
-  });
+  }, from);
 }
 
 const cpuOf = (machine: Machine, index: number, slot: number) => ({
@@ -142,11 +147,18 @@ export const grantSteps = (): Job => stepJob(grantMachine(), 1);
 /** One operation is a run of a hundred steps. */
 export const hundredSteps = (): Job => stepJob(grantMachine(), RUN_STEPS);
 
-/** One operation is a machine that has booted. */
+/** One operation is a machine as it was booted, where a run of a hundred steps has written. */
 export function freshMachines(): Job {
+  const image = machineImage(smallModel());
+  const first = grantMachine(image);
+  for (let i = 0; i < RUN_STEPS; i++) step(first);
+  const written = [...image.memory.dirty];
   return {
     run: (turns) => {
-      for (let turn = 0; turn < turns; turn++) grantMachine();
+      for (let turn = 0; turn < turns; turn++) {
+        for (const frame of written) image.memory.zero(frame);
+        grantMachine(image);
+      }
     },
   };
 }
