@@ -7,6 +7,7 @@ import type { Mutant, OutOfReach } from "./mutant.ts";
 import { OUT_OF_REACH_ROWS } from "./out-of-reach.ts";
 import { PV_MUTANTS } from "./pv.ts";
 import { RING_MUTANTS } from "./rings.ts";
+import { TABLE_MUTANTS } from "./tables.ts";
 
 export const MUTANTS: readonly Mutant[] = [
   ...GRANT_MUTANTS,
@@ -15,6 +16,7 @@ export const MUTANTS: readonly Mutant[] = [
   ...PV_MUTANTS,
   ...RING_MUTANTS,
   ...BOOKKEEPING_MUTANTS,
+  ...TABLE_MUTANTS,
 ];
 
 export const OUT_OF_REACH: readonly OutOfReach[] = OUT_OF_REACH_ROWS;

@@ -7,23 +7,8 @@ export const OUT_OF_REACH_ROWS: readonly OutOfReach[] = [
   { id: "M05", name: "maptrack-steal-race", why: LANES },
   { id: "M08", name: "ref-put-before-unpin", why: LANES },
   { id: "M17", name: "copy-error-lock-order", why: "there are no locks" },
-  {
-    id: "M28",
-    name: "table-page-back-early",
-    why: "no focused story fills a table; the test of advisory 480 holds a walker in one",
-  },
-  {
-    id: "M30",
-    name: "live-entry-in-pieces",
-    why: "an entry is rewritten within one step, under a sequence that walkers look at",
-  },
   { id: "M32", name: "type-change-aba", why: LANES },
   { id: "M33", name: "tag-freed-before-slot", why: LANES },
-  {
-    id: "M34",
-    name: "mapped-but-untracked",
-    why: "what a mapping needs is made ready before anything is entered",
-  },
   { id: "M41", name: "valid-before-bucket", why: LANES },
   { id: "M43", name: "send-after-unlock", why: LANES },
   { id: "M44", name: "control-before-heads", why: LANES },

@@ -46,6 +46,7 @@ import {
   transferStory,
 } from "./pv-pages.ts";
 import { ringIndexStory, ringPublishStory, ringRequestStory, ringSleepStory } from "./ring.ts";
+import { collapseStory, liveEntryStory, untrackedStory } from "./tables.ts";
 import {
   movePageStory,
   placeStatusStory,
@@ -86,6 +87,9 @@ export const STORIES: readonly Story[] = [
   ringPublishStory,
   stormStory,
   reconnectStory,
+  collapseStory,
+  liveEntryStory,
+  untrackedStory,
   movePageStory,
   statusFreedStory,
   versionUnderMapStory,
