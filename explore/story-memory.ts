@@ -208,6 +208,14 @@ export class StoryMemory implements LateStores {
       }
       this.#weak.store(this.#current, this.#cellOf(word), value, "plain", mask);
     }
+    if (this.#isAwaited()) this.#weak.drainAll(this.#current);
+  }
+
+  /** Whether a flush waits for the end of the access that is open: what it stores is there by then. */
+  #isAwaited(): boolean {
+    const { words, layout } = this.#machine;
+    const line = lineOf(layout, this.#current);
+    return at(words, line + LINE.INSIDE_GENERATION) !== at(words, line + LINE.GENERATION);
   }
 
   /** An access that goes straight to memory: atomic ones of guests, and all of the hypervisor's and of devices. */

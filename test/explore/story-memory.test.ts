@@ -193,6 +193,9 @@ describe("a flush", () => {
   };
 
   it("has every store of its walkers in memory before the page is anybody else's", () => {
+    for (const strategy of ["portfolio", "preempt(2)"]) {
+      expect(explored(story, "tso", strategy)).toMatchObject({ failure: undefined, never: [] });
+    }
     expect(explored(story, "relaxed")).toMatchObject({ failure: undefined, never: [] });
   });
 
