@@ -37,19 +37,39 @@ export interface HistoryVerdict {
   readonly operations: number;
 }
 
+/** What was called of one reference, with the operations of the model that it stands for. */
+export interface ReferenceHistory {
+  /** `granter/reference`. */
+  readonly key: string;
+  readonly granter: number;
+  readonly ref: number;
+  readonly calls: number;
+  readonly operations: readonly Operation<GrantOp>[];
+}
+
+/** Takes the records of a machine apart, by reference. */
+export function historiesOf(records: readonly HistoryRecord[]): readonly ReferenceHistory[] {
+  return [...partition(callsOf(records), records)].map(([key, calls]) => {
+    const [granter = 0, ref = 0] = key.split("/").map(Number);
+    return { key, granter, ref, calls: calls.length, operations: operationsOf(calls) };
+  });
+}
+
 /** Judges the records of a machine that is over, in their order. */
 export function judgeHistory(records: readonly HistoryRecord[]): HistoryVerdict {
-  const histories = partition(callsOf(records), records);
-  const findings: string[] = [];
-  let operations = 0;
-  for (const [key, calls] of histories) {
-    const history = operationsOf(calls);
-    operations += calls.length;
-    const verdict = linearize(grantModel(Number(key.split("/")[1])), history);
-    if (verdict.kind === "linearizable") continue;
-    findings.push(`grant ${key}: ${sentenceOf(history, verdict)}`);
-  }
-  return { findings, references: histories.size, operations };
+  const histories = historiesOf(records);
+  return {
+    findings: histories.flatMap(searchOrder),
+    references: histories.length,
+    operations: histories.reduce((sum, { calls }) => sum + calls, 0),
+  };
+}
+
+/** Looks for an order of one reference's operations; a sentence when there is none, or when the search was given up. */
+export function searchOrder({ key, ref, operations }: ReferenceHistory): readonly string[] {
+  const verdict = linearize(grantModel(ref), operations);
+  if (verdict.kind === "linearizable") return [];
+  return [`grant ${key}: ${sentenceOf(operations, verdict)}`];
 }
 
 function callsOf(records: readonly HistoryRecord[]): readonly Call[] {
@@ -210,7 +230,7 @@ function sentenceOf(
   return `after [${before.join(", ")}] none of [${verdict.stuck.map(name).join(", ")}] can follow`;
 }
 
-function nameOf(op: GrantOp): string {
+export function nameOf(op: GrantOp): string {
   switch (op.f) {
     case "grant":
       return `grant to d${op.to}${op.readonly ? " read-only" : ""}`;

@@ -9,6 +9,7 @@
 
 import { mapGrantRefs, mapOp, unmapGrantRefs, unmapOp } from "../domains/grant-calls.ts";
 import { type CopyEnd, copyOp, gnttabBatchCopy } from "../domains/grant-copy.ts";
+import { noteEnd, noteGrant } from "../domains/history.ts";
 import {
   addToPhysmap,
   eventChannelOp,
@@ -151,17 +152,26 @@ export const headerOf = (ref: number): number => GRANT_GFN * PAGE_SIZE + ref * G
 /** gnttab_grant_foreign_access_ref: the frame first, then domid and flags in one word. */
 export function* grant(guest: Guest, ref: number, gfn: number, to: number, flags = 0): Program {
   yield* storeWord(guest.cpu, headerOf(ref) + 4, gfn);
+  const published = noteGrant(guest.cpu, ref, to, isReadonly(flags));
   yield* storeWord(guest.cpu, headerOf(ref), GTF_permit_access | flags | (to << 16));
+  published();
 }
 
 /** gnttab_end_foreign_access_ref, tried `tries` times: whether nobody has the page any more. */
 export function* withdraw(guest: Guest, ref: number, tries = 1): Program<boolean> {
   for (let attempt = 0; attempt < tries; attempt++) {
-    const header = yield* loadWord(guest.cpu, headerOf(ref));
-    if ((header & (GTF_reading | GTF_writing)) !== 0) continue;
-    if ((yield* compareExchangeWord(guest.cpu, headerOf(ref), header, 0)) === header) return true;
+    const tried = noteEnd(guest.cpu, ref);
+    const ended = yield* close(guest, ref);
+    tried(ended);
+    if (ended) return true;
   }
   return false;
+}
+
+function* close({ cpu }: Guest, ref: number): Program<boolean> {
+  const header = yield* loadWord(cpu, headerOf(ref));
+  if ((header & (GTF_reading | GTF_writing)) !== 0) return false;
+  return (yield* compareExchangeWord(cpu, headerOf(ref), header, 0)) === header;
 }
 
 export interface Mapped {

@@ -18,6 +18,8 @@ import type { Program } from "../shared/trap.ts";
 import { isOver } from "./actor.ts";
 import { auditOnce, type SoundStates, soundStates } from "./audit-once.ts";
 import { type Findings, stepCheck } from "./checks.ts";
+import { judgeOnce } from "./commit-replay.ts";
+import { openCommits } from "./commits.ts";
 import { watchHostileWords } from "./handler-watch.ts";
 import { type MachineImage, machineImage } from "./image.ts";
 import { SETTLE_STEPS, watchLiveness } from "./liveness.ts";
@@ -78,6 +80,8 @@ export interface Story {
   readonly hostileWords?: true;
   /** Nobody must come to an end: whoever they wait for may have been killed. */
   readonly mayWait?: true;
+  /** Its grant operations are noted and judged: every write of a grant entry is `grant` or `withdraw` of raw-guest.ts. */
+  readonly history?: true;
   /** The whole audit runs after each step of the hypervisor, not only at the end. */
   readonly auditEveryStep?: true;
   /** Pages on which plain accesses of guests may race, and why. */
@@ -92,9 +96,14 @@ export interface PreparedStory {
   readonly notes: Notes;
   /** What need not be judged again. */
   readonly sound: SoundStates;
+  /** Histories that need not be judged again. */
+  readonly histories: Set<number>;
   /** How strong memory is for plain accesses of guests. */
   readonly memory: MemoryMode;
 }
+
+/** Room for the history of a story that keeps one, and for what the hypervisor traces meanwhile. */
+const HISTORY_LIMITS = { historyRecords: 128, traceRecords: 64 } as const;
 
 /** Steps of the chaos phase unless the story says otherwise: an unfair schedule may let somebody spin for ever. */
 const STEPS = 2_000;
@@ -105,10 +114,13 @@ export function prepareStory(
 ): PreparedStory {
   const callers: (Caller | undefined)[] = [];
   const notes: Notes = {};
-  const image = machineImage({ ...story.model(), hypervisor }, (xen) =>
+  const model = story.model();
+  const limits = { ...model.limits, ...(story.history === true ? HISTORY_LIMITS : {}) };
+  const image = machineImage({ ...model, limits, hypervisor }, (xen) =>
     setUp(story, xen, callers, notes),
   );
-  return { story, image, callers, notes, sound: soundStates(), memory: "sc" };
+  const histories = new Set<number>();
+  return { story, image, callers, notes, sound: soundStates(), histories, memory: "sc" };
 }
 
 function setUp(story: Story, xen: Xen, callers: (Caller | undefined)[], notes: Notes): void {
@@ -163,7 +175,9 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
     points: true,
     partOf: partsOf(prepared, notes, options.without ?? []),
     audit: check,
+    chosen: () => log?.look(),
   });
+  const log = story.history === true ? openCommits(machine) : undefined;
   liveness.begin(machine, image);
   strayTags = tagWatch(machine.xen);
   assignOthers(machine, story, notes, options.without ?? []);
@@ -188,7 +202,8 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
   const end = (): readonly string[] => {
     const { broken, known: holes } = audited();
     known.push(...holes);
-    return broken;
+    if (broken.length > 0 || log === undefined) return broken;
+    return judgeOnce(prepared.histories, machine, log);
   };
   const ended = judgeEnd({ prepared, machine, notes, anew }, outcome, end);
   return { outcome: ended, machine, notes, known };

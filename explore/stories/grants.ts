@@ -77,6 +77,7 @@ const twoCpus = [{}, {}, { vcpus: 2 }] as const;
 export const revokeStory: Story = {
   name: "revoke",
   about: "A withdraws a grant and writes a secret while B maps, reads and unmaps",
+  history: true,
   model: () => smallModel({ domains: twoCpus }),
   setUp: [grantPage()],
   tasks: [
@@ -94,6 +95,7 @@ export const revokeStory: Story = {
 export const copyMappedStory: Story = {
   name: "copy-mapped",
   about: "B maps a page of A, copies through the same grant, and keeps the mapping",
+  history: true,
   model: () => smallModel(),
   setUp: [grantPage()],
   tasks: [
@@ -228,6 +230,7 @@ export const rewriteStory: Story = {
 export const refusedStory: Story = {
   name: "refused-map",
   about: "B maps an entry that A has granted to somebody else",
+  history: true,
   model: () => smallModel({ domains: [{}, {}, {}, {}] }),
   setUp: [
     {
@@ -246,6 +249,7 @@ export const refusedStory: Story = {
 export const partialUnmapStory: Story = {
   name: "partial-unmap",
   about: "B unmaps nothing of a handle, then all of it",
+  history: true,
   model: () => smallModel(),
   setUp: [grantPage()],
   tasks: [

@@ -59,6 +59,7 @@ const grantOne: StoryTask = {
 export const killMapperStory: Story = {
   name: "kill-mapper",
   about: "B is destroyed at any moment while it reads and unmaps a page of A",
+  history: true,
   model: () => smallModel({ domains: [{}, {}, { vcpus: 2 }] }),
   setUp: [
     grantOne,
@@ -98,6 +99,7 @@ export const killMapperStory: Story = {
 export const killGranterStory: Story = {
   name: "kill-granter",
   about: "A is destroyed at any moment while B maps, reads and unmaps its page",
+  history: true,
   model: () => smallModel({ domains: [{}, {}, { vcpus: 2 }] }),
   setUp: [grantOne],
   tasks: [
