@@ -85,6 +85,22 @@ export const BOOKKEEPING_MUTANTS: readonly Mutant[] = [
     caughtBy: ["I-15"],
   },
   {
+    id: "M68",
+    name: "slot-taken-twice",
+    origin: "classic",
+    mechanism: "what has been taken off a ring is still there to be taken",
+    patches: [
+      {
+        file: "domains/ring.ts",
+        from: "    done += run;\n  }\n  ring.consumed = (ring.consumed + count) | 0;\n",
+        to: "    done += run;\n  }\n",
+      },
+    ],
+    story: "ring-answers",
+    depth: 1,
+    caughtBy: ["I-25"],
+  },
+  {
     id: "M69",
     name: "peer-stays-bound",
     origin: "classic",

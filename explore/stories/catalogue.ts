@@ -46,6 +46,7 @@ import {
   transferStory,
 } from "./pv-pages.ts";
 import { ringIndexStory, ringPublishStory, ringRequestStory, ringSleepStory } from "./ring.ts";
+import { ringAnswersStory } from "./ring-answers.ts";
 import { collapseStory, liveEntryStory, untrackedStory } from "./tables.ts";
 import {
   movePageStory,
@@ -83,6 +84,7 @@ export const STORIES: readonly Story[] = [
   portsFullStory,
   ringSleepStory,
   ringIndexStory,
+  ringAnswersStory,
   ringRequestStory,
   ringPublishStory,
   stormStory,

@@ -39,9 +39,9 @@ import { A, B, HOLE, INFO_GFN, RAM, smallModel } from "./machines.ts";
 
 const REF = 8;
 const PORT = 1;
-const PAGE = RAM + 10;
+export const PAGE = RAM + 10;
 /** A request is two words, the first of which is a length. */
-const ENTRY_BYTES = 8;
+export const ENTRY_BYTES = 8;
 const LENGTH_MAX = 64;
 const LENGTH = 8;
 /** Times that B looks for a request before it has something else to do. */
@@ -51,10 +51,10 @@ const HUGE = 9_999;
 const info = (offset: number): number => INFO_GFN * PAGE_SIZE + offset;
 
 /** The ring on a vCPU: `points` of its accesses are choices. */
-const ringOf = (guest: Guest, gfn: number): Ring =>
+export const ringOf = (guest: Guest, gfn: number): Ring =>
   createRing(guest.cpu, gfn * PAGE_SIZE, ENTRY_BYTES);
 
-const frontSetUp: StoryTask = {
+export const frontSetUp: StoryTask = {
   name: "A",
   domain: A,
   program: function* (guest) {
@@ -64,7 +64,7 @@ const frontSetUp: StoryTask = {
     yield* allocUnbound(guest.caller, B);
   },
 };
-const backSetUp: StoryTask = {
+export const backSetUp: StoryTask = {
   name: "B",
   domain: B,
   program: function* (guest) {
