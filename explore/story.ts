@@ -20,6 +20,7 @@ import { auditOnce, type SoundStates, soundStates } from "./audit-once.ts";
 import { type Findings, stepCheck } from "./checks.ts";
 import { judgeOnce } from "./commit-replay.ts";
 import { openCommits } from "./commits.ts";
+import { watchFreed } from "./freed-watch.ts";
 import { watchHostileWords } from "./handler-watch.ts";
 import { type MachineImage, machineImage } from "./image.ts";
 import { SETTLE_STEPS, watchLiveness } from "./liveness.ts";
@@ -82,7 +83,7 @@ export interface Story {
   readonly mayWait?: true;
   /** Its grant operations are noted and judged: every write of a grant entry is `grant` or `withdraw` of raw-guest.ts. */
   readonly history?: true;
-  /** The whole audit runs after each step of the hypervisor, not only at the end. */
+  /** The whole audit runs after each step of the hypervisor, not only at the end, and handlers touch nothing that is free. */
   readonly auditEveryStep?: true;
   /** Pages on which plain accesses of guests may race, and why. */
   readonly racy?: readonly RacyPage[];
@@ -183,6 +184,7 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
   assignOthers(machine, story, notes, options.without ?? []);
   if (story.hostileWords === true)
     watchHostileWords(machine, image, machine.options.scheduler, story.hostile ?? []);
+  if (everyStep) watchFreed(machine, image);
   if (prepared.memory !== "sc") {
     // The same choices lead elsewhere in another memory.
     mix(machine, MEMORY_MODES.indexOf(prepared.memory));

@@ -164,4 +164,21 @@ export const BOOKKEEPING_MUTANTS: readonly Mutant[] = [
     depth: 1,
     caughtBy: ["I-09", "I-37"],
   },
+  {
+    id: "M73",
+    name: "cleaned-after-free",
+    origin: "XSA-364 class",
+    mechanism:
+      "a dying domain's page is cleaned once it is on the free list, where it may be somebody else's",
+    patches: [
+      {
+        file: "hypervisor/frame-table.ts",
+        from: "  if (owner === NOT_PRESENT || isDying(xen, owner)) xen.memory.zero(FrameIndex(frame));\n  if (isStatic(xen, frame)) reserveFrame(xen, frame);\n  else freeHeapFrame(xen, frame);\n",
+        to: "  if (isStatic(xen, frame)) reserveFrame(xen, frame);\n  else freeHeapFrame(xen, frame);\n  if (owner === NOT_PRESENT || isDying(xen, owner)) xen.memory.zero(FrameIndex(frame));\n",
+      },
+    ],
+    story: "id-reuse",
+    depth: 1,
+    caughtBy: ["I-43"],
+  },
 ];
