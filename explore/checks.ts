@@ -8,7 +8,7 @@
  * Ours; ids are those of stress spec section 4. The sentences are the audit's.
  */
 import { GUEST_INVARIANTS, INVARIANTS } from "../hypervisor/audit.ts";
-import { type Census, takeCensus } from "../hypervisor/audit-census.ts";
+import { type Census, takeCensus, takeHolders } from "../hypervisor/audit-census.ts";
 import { KNOWN_FINDING, openAccesses, translations } from "../hypervisor/audit-walkers.ts";
 import { frameOwner, isRamFrame, isXenHeap } from "../hypervisor/frame-table.ts";
 import { domainField, lineField, slotDomain, type Xen } from "../hypervisor/xen.ts";
@@ -116,7 +116,7 @@ function poolLists(xen: Xen, census: Census): string[] {
 export function stepCheck(xen: Xen): Findings {
   const stale = translations(xen).map((text) => named("translations", text));
   if (!someInsideOther(xen)) return stale.length === 0 ? NOTHING : sorted(stale);
-  const open = openAccesses(xen, takeCensus(xen)).map((text) => named("openAccesses", text));
+  const open = openAccesses(xen, takeHolders(xen)).map((text) => named("openAccesses", text));
   return sorted([...stale, ...open]);
 }
 

@@ -8,7 +8,7 @@
  * Ours (design 10.3).
  */
 import { bootHypervisor } from "../hypervisor/main.ts";
-import { type Xen, xenOf } from "../hypervisor/xen.ts";
+import { putBackXen, type Xen } from "../hypervisor/xen.ts";
 import { assert } from "../shared/assert.ts";
 import { type Layout, layoutOf, machineBytes } from "../shared/layout.ts";
 import type { MachineModel } from "../shared/machine.ts";
@@ -17,6 +17,8 @@ import { FrameIndex } from "../shared/units.ts";
 
 export interface MachineImage {
   readonly model: MachineModel;
+  /** As it booted; each run has a fresh one over the same buffers. */
+  readonly xen: Xen;
   readonly layout: Layout;
   readonly words: Words;
   readonly memory: WatchedMemory;
@@ -40,17 +42,17 @@ export function machineImage(model: MachineModel, setUp?: (xen: Xen) => void): M
     memory.content(FrameIndex(frame)),
   );
   memory.putBack();
-  return { model, layout, words, memory, bootWords: words.slice(), frames };
+  return { model, xen, layout, words, memory, bootWords: words.slice(), frames };
 }
 
 /** Puts the buffers back to what they were in the image: the frames written since, and all words. */
 export function restoreImage(image: MachineImage): Xen {
-  const { words, memory, layout, frames } = image;
+  const { words, memory, frames } = image;
   memory.onGuestWord = undefined;
   memory.onTouch = undefined;
   memory.onFlush = undefined;
   memory.plain = undefined;
   words.set(image.bootWords);
   memory.putBack(frames);
-  return xenOf(words, memory, layout);
+  return putBackXen(image.xen);
 }

@@ -70,26 +70,23 @@ export const REFS = 2 ** 20;
 /** Names an active entry in `Census.pins`. */
 export const entryKey = (granter: number, ref: number): number => granter * REFS + ref;
 
+/** The part of a census that open accesses are judged by; the tables are walked only for who asks for their entries. */
+export function takeHolders(xen: Xen): Pick<Census, "handles" | "holds" | "leaves"> {
+  const domains = domainsOf(xen);
+  return {
+    handles: domains.flatMap((domid) => handlesOf(xen, domid)),
+    holds: slotHolds(xen),
+    get leaves() {
+      return walkTables(xen, domains).leaves;
+    },
+  };
+}
+
 export function takeCensus(xen: Xen): Census {
-  const { domains: rows, slots } = xen.model.limits;
-  const domains = Array.from({ length: rows }, (_, id) => DomId(id)).filter((id) =>
-    isPresent(xen, id),
-  );
-  const leaves: Leaf[] = [];
-  const tables = new Map<number, number>();
-  for (const domid of domains) {
-    scanP2m(
-      xen,
-      domid,
-      0,
-      (gfn, frame, type, order) => leaves.push({ domid, gfn, frame, type, order }) > 0,
-      () => tables.set(domid, (tables.get(domid) ?? 0) + 1),
-    );
-  }
+  const domains = domainsOf(xen);
+  const { leaves, tables } = walkTables(xen, domains);
   const handles = domains.flatMap((domid) => handlesOf(xen, domid));
-  const holds = Array.from({ length: slots }, (_, slot) =>
-    holdsOf(xen, slot).map((hold) => ({ ...hold, slot, mapper: slotDomain(xen, slot) })),
-  ).flat();
+  const holds = slotHolds(xen);
   const references = countReferences(xen, { domains, leaves, handles, holds });
   const { types, ptes } = countPv(xen, handles, holds, references);
   return {
@@ -104,6 +101,31 @@ export function takeCensus(xen: Xen): Census {
     pins: countPins(handles, holds),
   };
 }
+
+const domainsOf = (xen: Xen): readonly DomId[] =>
+  Array.from({ length: xen.model.limits.domains }, (_, id) => DomId(id)).filter((id) =>
+    isPresent(xen, id),
+  );
+
+function walkTables(xen: Xen, domains: readonly DomId[]): Pick<Census, "leaves" | "tables"> {
+  const leaves: Leaf[] = [];
+  const tables = new Map<number, number>();
+  for (const domid of domains) {
+    scanP2m(
+      xen,
+      domid,
+      0,
+      (gfn, frame, type, order) => leaves.push({ domid, gfn, frame, type, order }) > 0,
+      () => tables.set(domid, (tables.get(domid) ?? 0) + 1),
+    );
+  }
+  return { leaves, tables };
+}
+
+const slotHolds = (xen: Xen): readonly SlotHold[] =>
+  Array.from({ length: xen.model.limits.slots }, (_, slot) =>
+    holdsOf(xen, slot).map((hold) => ({ ...hold, slot, mapper: slotDomain(xen, slot) })),
+  ).flat();
 
 function handlesOf(xen: Xen, mapper: DomId): readonly Handle[] {
   const found: Handle[] = [];

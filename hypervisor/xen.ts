@@ -71,7 +71,20 @@ export interface Xen {
   readonly work: { readonly bits: Int32Array; cursor: number };
 }
 
-export function xenOf(words: Words, memory: MachineMemory, layout: Layout): Xen {
+/** What of a struct Xen holds nothing from one handler to the next. */
+type Scratch = Pick<Xen, "record" | "args" | "listEntry">;
+
+export const xenOf = (words: Words, memory: MachineMemory, layout: Layout): Xen =>
+  over(words, memory, layout, {
+    record: new Int32Array(RECORD_WORDS),
+    args: new ArgumentBuffer(),
+    listEntry: new ArgumentBuffer(),
+  });
+
+/** The hypervisor over buffers that have been put back to what they were when nothing was pending. */
+export const putBackXen = (xen: Xen): Xen => over(xen.words, xen.memory, xen.layout, xen);
+
+function over(words: Words, memory: MachineMemory, layout: Layout, scratch: Scratch): Xen {
   const slots = layout.model.limits.slots;
   const iommu = iommuSettings(layout.model);
   return {
@@ -85,9 +98,9 @@ export function xenOf(words: Words, memory: MachineMemory, layout: Layout): Xen 
     channels: Array.from({ length: slots }, (_, slot) => new Channel(words, layout, slot)),
     pending: new Array<Preemptible | undefined>(slots).fill(undefined),
     gaps: new Array<Gap>(slots).fill(GAP_PREEMPT),
-    record: new Int32Array(RECORD_WORDS),
-    args: new ArgumentBuffer(),
-    listEntry: new ArgumentBuffer(),
+    record: scratch.record,
+    args: scratch.args,
+    listEntry: scratch.listEntry,
     work: { bits: new Int32Array(Math.ceil(slots / 32)), cursor: 0 },
   };
 }

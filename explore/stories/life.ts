@@ -194,7 +194,7 @@ export const reuseStory: Story = {
   name: "id-reuse",
   about:
     "A is destroyed and other domains come and go, while B still has a page of A mapped and then unmaps it",
-  model: () => smallModel({ domains: [{}, {}, {}, { atBoot: false }] }),
+  model: () => smallModel({ domains: [{}, {}, {}, { atBoot: false, memoryPages: 8 }] }),
   setUp: [
     grantOne,
     {
@@ -261,7 +261,7 @@ export const infoStory: Story = {
 export const lifeStory: Story = {
   name: "life",
   about: "the toolstack creates a domain and destroys it, three times",
-  model: () => smallModel({ domains: [{}, {}, {}, { atBoot: false }] }),
+  model: () => smallModel({ domains: [{}, {}, {}, { atBoot: false, memoryPages: 8 }] }),
   tasks: [],
   others: [
     {
