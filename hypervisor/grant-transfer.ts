@@ -2,7 +2,7 @@
  * GNTTABOP_transfer: a PV guest gives a page away to a domain that has said it would accept one.
  *
  * Rules: the page must be the caller's, with nobody referring to it. Once it is taken it is lost to the caller, whatever
- * is refused afterwards. The receiver's entry goes from accepting to committed by one compare-and-exchange, so that it
+ * is refused afterwards; one whose number an entry cannot hold goes as a copy of it. The receiver's entry goes from accepting to committed by one compare-and-exchange, so that it
  * accepts once; then frame, and completed last.
  * Behaviour: xen/common/grant_table.c, gnttab_transfer(), gnttab_prepare_for_transfer().
  */
@@ -26,22 +26,25 @@ import {
   GRANT_ENTRY_BYTES,
   GRANT_ENTRY_BYTES_V2,
   NOT_PRESENT,
+  PAGE_SIZE,
 } from "../shared/limits.ts";
 import { p2m_ram_rw } from "../shared/pte.ts";
 import {
   EFAULT,
+  GNTST_address_too_big,
   GNTST_bad_domain,
   GNTST_bad_page,
   GNTST_general_error,
   GNTST_okay,
   GNTST_permission_denied,
 } from "../shared/status.ts";
-import type { DomId, FrameIndex } from "../shared/units.ts";
+import { type DomId, FrameIndex } from "../shared/units.ts";
 import { grantEntries, grantFrame, sharedGfn, sharedHeader } from "./active-entry.ts";
 import { assignPages, freeHeapFrame, setXenHeapGfn } from "./frame-table.ts";
 import { mayGrant } from "./grant-map.ts";
 import { isV2 } from "./grant-v2.ts";
 import { copyArgs, copyFieldBack } from "./guest-access.ts";
+import { allocFrames } from "./heap-frames.ts";
 import { p2mSet } from "./p2m.ts";
 import { isPv, stealUnused } from "./page-type.ts";
 import { withPvFlush } from "./pv-flush.ts";
@@ -54,6 +57,9 @@ import {
   type Preemptible,
   type Xen,
 } from "./xen.ts";
+
+/** First number that the 32-bit frame field of a version 1 entry cannot hold. */
+const FRAME_FIELD_END = 2 ** 32;
 
 export function* transferPages(xen: Xen, caller: Caller, uop: number, count: number): Preemptible {
   for (let i = 0; i < count; i++) {
@@ -79,14 +85,38 @@ export function* transferPages(xen: Xen, caller: Caller, uop: number, count: num
 /** A page without an owner goes to its new one, or back to the heap. */
 function giveAway(xen: Xen, caller: Caller, frame: number, domid: number, ref: number): number {
   const receiver = domainById(xen, domid);
-  const status =
-    receiver === undefined ? GNTST_bad_domain : offer(xen, caller, frame, receiver, ref);
-  if (status !== GNTST_okay) freeHeapFrame(xen, frame);
+  const refusal =
+    receiver === undefined
+      ? GNTST_bad_domain
+      : mayGrant(xen, caller, receiver)
+        ? GNTST_okay
+        : GNTST_permission_denied;
+  if (receiver === undefined || refusal !== GNTST_okay) {
+    freeHeapFrame(xen, frame);
+    return refusal;
+  }
+  const given = fitting(xen, receiver, frame);
+  if (given === NOT_PRESENT) {
+    freeHeapFrame(xen, frame);
+    return GNTST_address_too_big;
+  }
+  const status = offer(xen, caller, given, receiver, ref);
+  if (status !== GNTST_okay) freeHeapFrame(xen, given);
   return status;
 }
 
+/** The page itself; or, where an entry has no room for its number, another one with its contents, if there is one. */
+function fitting(xen: Xen, receiver: DomId, frame: number): number {
+  const isNarrow = isPv(xen, receiver) && !isV2(xen, receiver);
+  if (!isNarrow || mfnAt(xen.layout, frame) < FRAME_FIELD_END) return frame;
+  const other = allocFrames(xen, 0, FRAME_FIELD_END);
+  if (other === NOT_PRESENT) return NOT_PRESENT;
+  xen.memory.copy(other, 0, FrameIndex(frame), 0, PAGE_SIZE);
+  freeHeapFrame(xen, frame);
+  return other;
+}
+
 function offer(xen: Xen, caller: Caller, frame: number, receiver: DomId, ref: number): number {
-  if (!mayGrant(xen, caller, receiver)) return GNTST_permission_denied;
   const pages = domainField(xen, receiver, DOM.TOT_PAGES);
   if (isDying(xen, receiver) || pages >= domainField(xen, receiver, DOM.MAX_PAGES)) {
     return GNTST_general_error;

@@ -49,13 +49,23 @@ export const PV_MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: "hypervisor/grant-transfer.ts",
-        from: "  if (assignPages(xen, receiver, frame, 1) !== 0) return GNTST_general_error;\n  complete(",
-        to: "  const moved = allocHeapFrames(xen, 0);\n  xen.memory.copy(moved, 0, frame as FrameIndex, 0, 4096);\n  if (assignPages(xen, receiver, moved, 1) !== 0) return GNTST_general_error;\n  xen.words[xen.layout.frameCount + moved] = (xen.words[xen.layout.frameCount + moved] ?? 0) - 1;\n  freeHeapFrame(xen, frame);\n  complete(",
+        from: "  if (!isNarrow || mfnAt(xen.layout, frame) < FRAME_FIELD_END) return frame;\n",
+        to: "  if (!isNarrow) return frame;\n",
       },
       {
         file: "hypervisor/grant-transfer.ts",
-        from: "import { assignPages, freeHeapFrame,",
-        to: "import { allocHeapFrames, assignPages, freeHeapFrame,",
+        from: "offer(xen, caller, given, receiver, ref);",
+        to: "offer(xen, caller, given, receiver, ref, frame);",
+      },
+      {
+        file: "hypervisor/grant-transfer.ts",
+        from: "frame: number, receiver: DomId, ref: number): number {\n  const pages",
+        to: "frame: number, receiver: DomId, ref: number, told: number): number {\n  const pages",
+      },
+      {
+        file: "hypervisor/grant-transfer.ts",
+        from: "  complete(xen, receiver, ref, frame);\n",
+        to: "  xen.words[xen.layout.frameCount + frame] = (xen.words[xen.layout.frameCount + frame] ?? 0) - 1;\n  complete(xen, receiver, ref, told);\n",
       },
     ],
     story: "transfer",

@@ -117,7 +117,7 @@ export const transferStory: Story = {
       program: function* (guest, notes) {
         const completed = (): boolean =>
           (entryOf(guest, REF).header & GTF_transfer_completed) !== 0;
-        if (!(yield* until(completed))) return;
+        if (!(yield* until(completed, 6))) return;
         const { frame } = entryOf(guest, REF);
         if ((yield* updateVa(guest, ROOM, frame, true)) !== 0) {
           wrong(guest, "I-08", `A was given frame number ${frame}, and it is not its own`);

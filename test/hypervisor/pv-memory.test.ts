@@ -30,6 +30,7 @@ import {
   EINVAL,
   ENOMEM,
   EPERM,
+  GNTST_address_too_big,
   GNTST_bad_page,
   GNTST_general_error,
   GNTST_okay,
@@ -215,6 +216,28 @@ describe("a transfer", () => {
     const other = { mfn: loose(machine, b, 6), dom: dom0.domid, ref: REF };
     expect(transfer(machine, b, [other]).statuses).toEqual([0]);
     expect(readWord(dom0, 0x60000 * 4096)).toBe(0x66);
+    sound(machine);
+  });
+
+  it("gives a copy below 16 TiB to an entry of version 1, or none", () => {
+    const low = { base: 0x4000_0000, size: 4 * 1024 ** 2 };
+    const { machine, a, b } = pvPair({ banks: [low, { base: 2 ** 44, size: 2 * 1024 ** 2 }] });
+    domctl(machine, XEN_DOMCTL_max_mem, a.domid, 4096);
+    setEntry(machine, a, REF, GTF_accept_transfer, b.domid, 77);
+    const isHigh = (page: number): boolean => mfnOf(machine, b, page) >= 2 ** 32;
+    const [first = -1, second = -1] = Array.from({ length: 200 }, (_, page) => page).filter(isHigh);
+    const give = (page: number) =>
+      transfer(machine, b, [{ mfn: loose(machine, b, page), dom: a.domid, ref: REF }]).statuses;
+    while (reserve(machine, a, XENMEM_increase_reservation, { gfns: [0] }) === 1);
+    expect(give(first)).toEqual([GNTST_address_too_big]);
+    expect(entryFlags(machine, a, REF)).toBe(GTF_accept_transfer);
+    const below = loose(machine, a, 5);
+    expect(reserve(machine, a, XENMEM_decrease_reservation, { gfns: [below] })).toBe(1);
+    writeWord(b, second * 4096, 0x77);
+    expect(give(second)).toEqual([GNTST_okay]);
+    expect(entryFlags(machine, a, REF)).toBe(DONE);
+    expect(updateVa(machine, a, V0, below)).toBe(0);
+    expect(readWord(a, V0 * 4096)).toBe(0x77);
     sound(machine);
   });
 
