@@ -198,7 +198,8 @@ export const GRANT_MUTANTS: readonly Mutant[] = [
     ],
     story: "revoke",
     depth: 2,
-    caughtBy: ["I-17", "I-13"],
+    // A withdrawn grant that still lets somebody in is I-17, and in the order of the calls H-1.
+    caughtBy: ["I-17", "I-13", "H-1"],
   },
   {
     id: "M24",
