@@ -6,6 +6,7 @@ import type { Mutant } from "../../explore/mutants/mutant.ts";
 import { GUEST_INVARIANTS, INVARIANTS } from "../../hypervisor/audit.ts";
 import { loadMutated, patched } from "../../toolstack/mutant-hook.ts";
 import { runMutant } from "../../toolstack/mutant-task.ts";
+import { INVARIANT_ROWS } from "./invariant-rows.ts";
 
 /** `gfn2mfn explore --mutants` takes 20. A deep one takes thousands of schedules a seed. */
 const seedsOf = ({ depth }: Mutant): number => (depth <= 2 ? 3 : 1);
@@ -18,6 +19,9 @@ describe("the catalogue of mutants", () => {
       const result = await runMutant({ id, seeds });
       expect(result.others).toEqual([]);
       expect(result).toMatchObject({ found: true, replayed: seeds });
+      // Whoever stands for an invariant in the table of docs/explorer.md is seen by that one.
+      const stands = INVARIANT_ROWS.filter(({ mutant: row }) => row === id);
+      expect(stands.filter((row) => row.id !== result.check)).toEqual([]);
     },
   );
 
