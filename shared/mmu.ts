@@ -289,6 +289,8 @@ export function walk(
     const word = memory.peek(FrameIndex(table), offset);
     if ((word & PTE_VALID) === 0) return -FAULT_TRANSLATION;
     const high = memory.peek(FrameIndex(table), offset + 4);
+    // An entry is replaced by way of 0: while word 0 is as it was, both halves are of one entry.
+    if (memory.load(FrameIndex(table), offset) !== word) return -FAULT_TRANSLATION;
     const mfn = pteMfn(word, high);
     if (isTable(word, level)) {
       table = indexOf(layout, words, mfn);

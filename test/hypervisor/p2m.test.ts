@@ -24,6 +24,7 @@ import {
   ACCESS_WRITE,
   FAULT_PERMISSION,
   FAULT_TRANSLATION,
+  walk,
 } from "../../shared/mmu.ts";
 import { PTE_VALID, p2m_grant_map_ro, p2m_ram_ro, p2m_ram_rw } from "../../shared/pte.ts";
 import { EILSEQ, EINVAL, ENOMEM, GNTST_general_error, GNTST_okay } from "../../shared/status.ts";
@@ -143,6 +144,47 @@ test("XSA-328: no walker ever sees one half of an old entry and one of a new", (
   p2mSet({ ...xen, memory }, DomId(mapper.domid), mapper.ram, frame, p2m_grant_map_ro);
   look();
   expect([...seen].sort()).toEqual(["0 0", "2 0"]);
+});
+
+/** The machine's memory under a walker; between the two words of one entry, somebody else comes first. */
+class SlowMemory extends MachineMemory {
+  readonly #real: MachineMemory;
+  readonly #second: number;
+  #between: (() => void) | undefined;
+
+  constructor(real: MachineMemory, second: number, between: () => void) {
+    super(new ArrayBuffer(0));
+    this.#real = real;
+    this.#second = second;
+    this.#between = between;
+  }
+
+  override peek(frame: FrameIndex, offset: number): number {
+    const between = frame * 4096 + offset === this.#second ? this.#between : undefined;
+    if (between !== undefined) this.#between = undefined;
+    between?.();
+    return this.#real.peek(frame, offset);
+  }
+  override load(frame: FrameIndex, offset: number): number {
+    return this.#real.load(frame, offset);
+  }
+}
+
+test("XSA-347: a walker that is between the words of an entry when it is replaced takes no half of each", () => {
+  const { machine, granter } = blocks();
+  const { xen } = machine;
+  const domid = DomId(granter.domid);
+  const leaf = walkSteps(xen, domid, granter.ram).at(-1);
+  if (leaf === undefined) throw new Error("RAM is mapped");
+  const frame = entryFrame(p2mLookup(xen, domid, granter.ram));
+  const second = leaf.table * 4096 + leaf.slot * 8 + 4;
+  // A grant may not be executed, RAM may: word 1 says so, and word 0 names the frame.
+  const replace = () => void p2mSet(xen, domid, granter.ram, frame + 1, p2m_grant_map_ro);
+  const memory = new SlowMemory(xen.memory, second, replace);
+  const root = field(xen, domid, DOM.P2M_ROOT);
+  const seen = () => walk(xen.layout, xen.words, memory, root, granter.ram);
+  expect(seen()).toBe(-FAULT_TRANSLATION);
+  expect(seen()).toBe((frame + 1) * 8 + ACCESS_READ);
 });
 
 describe("hypervisor case 100: nothing to split a block with", () => {
