@@ -113,9 +113,12 @@ export function explore(prepared: PreparedStory, limits: Limits): Exploration | 
   return open?.result();
 }
 
+type Sometimes = NonNullable<PreparedStory["story"]["sometimes"]>[string];
+
 /** What has been seen so far. */
 interface Seen {
-  readonly held: Set<string>;
+  /** `sometimes` conditions that have not held yet. */
+  readonly open: Map<string, Sometimes>;
   readonly known: Set<string>;
   done: number;
   steps: number;
@@ -130,8 +133,8 @@ export function openExploration(
   const shape = measureStory(prepared, limits.without);
   const strategy = strategyNamed(limits.strategy, shape, limits.depth);
   if (strategy === undefined) return undefined;
-  const seen: Seen = { held: new Set(), known: new Set(), done: 0, steps: 0, failure: undefined };
-  const conditions = Object.keys(prepared.story.sometimes ?? {});
+  const open = new Map(Object.entries(prepared.story.sometimes ?? {}));
+  const seen: Seen = { open, known: new Set(), done: 0, steps: 0, failure: undefined };
   return {
     go(schedules) {
       for (let left = schedules; left > 0; left--) {
@@ -146,7 +149,7 @@ export function openExploration(
       points: shape.points,
       // Which of its values a load returns is not enumerated.
       finished: strategy.finished() && prepared.memory !== "relaxed",
-      never: conditions.filter((name) => !seen.held.has(name)),
+      never: [...seen.open.keys()],
       known: [...seen.known],
     }),
   };
@@ -165,12 +168,13 @@ function oneRun(prepared: PreparedStory, limits: Limits, strategy: Strategy, see
   const run = runStory(prepared, { seed, scheduler, everyStep, without, ...watch });
   seen.done++;
   seen.steps += run.outcome.steps;
-  noteSometimes(prepared, run, seen.held);
+  noteSometimes(run, seen);
   for (const hole of run.known) seen.known.add(hole);
   const isTwice = number % CHECK_TWICE_EVERY === CHECK_TWICE_EVERY - 1;
-  const again = isTwice ? differs(prepared, run.outcome, scheduler, everyStep, without) : undefined;
-  if (run.outcome.verdict === "finished" && again === undefined) return true;
-  const findings = run.outcome.verdict === "finished" ? [again ?? ""] : run.outcome.findings;
+  const isCalm = run.outcome.verdict === "finished";
+  const again = isTwice && isCalm ? differs(prepared, run.outcome, scheduler, without) : undefined;
+  if (isCalm && again === undefined) return true;
+  const findings = again === undefined ? run.outcome.findings : [again];
   seen.failure = {
     id: idOf(run.outcome, findings),
     findings,
@@ -186,26 +190,23 @@ function oneRun(prepared: PreparedStory, limits: Limits, strategy: Strategy, see
   return true;
 }
 
-function noteSometimes({ story }: PreparedStory, run: StoryRun, held: Set<string>): void {
-  for (const [name, holds] of Object.entries(story.sometimes ?? {})) {
-    if (!held.has(name) && holds(run.notes, run.machine)) held.add(name);
-  }
+function noteSometimes(run: StoryRun, { open }: Seen): void {
+  for (const [name, holds] of open) if (holds(run.notes, run.machine)) open.delete(name);
 }
 
 const idOf = (outcome: Outcome, findings: readonly string[]): string =>
   outcome.verdict === "bug" ? "bug" : findingId(findings[0] ?? "");
 
-/** Makes the same choices again: the trace must be the same (D-1). */
+/** Makes the same choices again: the trace must be the same (D-1). An audit leaves none. */
 function differs(
   prepared: PreparedStory,
   outcome: Outcome,
   scheduler: { readonly deviations: readonly Deviation[]; readonly numbers: readonly number[] },
-  everyStep: boolean,
   without: readonly string[],
 ): string | undefined {
   const { seed, traceHash } = outcome;
   const again = deviationScheduler(scheduler.deviations, scheduler.numbers);
-  const second = runStory(prepared, { seed, scheduler: again, everyStep, without });
+  const second = runStory(prepared, { seed, scheduler: again, without });
   if (second.outcome.traceHash === traceHash) return undefined;
   return `D-1: the same choices left trace ${second.outcome.traceHash}, not ${traceHash}`;
 }
