@@ -7,12 +7,7 @@ import { writeFileSync } from "node:fs";
 import { type Exploration, refusal } from "../explore/exploration.ts";
 import { MUTANTS } from "../explore/mutants/catalogue.ts";
 import type { Mutant } from "../explore/mutants/mutant.ts";
-import {
-  faultyNames,
-  isStoryName,
-  type NamedExploration,
-  type NamedStory,
-} from "../explore/named.ts";
+import { isStoryName, type NamedExploration, type NamedStory } from "../explore/named.ts";
 import { reportLines } from "../explore/report.ts";
 import { htmlReport } from "../explore/report-html.ts";
 import { STORIES } from "../explore/stories/catalogue.ts";
@@ -31,6 +26,7 @@ import {
 import { openMutated } from "../toolstack/mutant-hook.ts";
 import { openStatusLine, type StatusLine } from "../toolstack/status-line.ts";
 import { alignTable } from "../toolstack/table.ts";
+import { exploreFaults } from "./explore-faults.ts";
 import { exploreScenario } from "./explore-scenario.ts";
 import { quoted } from "./machine-options.ts";
 import { mutants } from "./mutants.ts";
@@ -47,8 +43,8 @@ export interface ExploreOptions {
   readonly record?: string;
   readonly html?: string;
   readonly set?: readonly Setting[];
-  /** Every fault, at every point of the calm run. */
-  readonly faults?: true;
+  /** Every fault, or those named, at every point of the calm run. */
+  readonly faults?: string | true;
   /** A bug of the catalogue to explore with. */
   readonly mutant?: string;
   readonly mutants?: string | true;
@@ -63,18 +59,6 @@ const SCENARIO_SCHEDULES = 20;
 /** Runs between two looks at the event loop. */
 const SLICE = 500;
 
-/** The story with each fault in turn; the first failure ends it. */
-async function exploreFaults(name: string, options: ExploreOptions): Promise<number> {
-  const names = faultyNames(name);
-  if (names.length === 0) throw new UsageError(`--faults: ${name} has no room for a fault`);
-  const { faults: _faults, ...rest } = options;
-  for (const faulty of names) {
-    const code = await explore(faulty, { ...rest, strategy: "faults" });
-    if (code !== EXIT_SUCCESS) return code;
-  }
-  return EXIT_SUCCESS;
-}
-
 export async function explore(wish: string | undefined, options: ExploreOptions): Promise<number> {
   if (options.mutants !== undefined) {
     if (wish !== undefined) throw new UsageError("--mutants brings its own stories");
@@ -83,7 +67,17 @@ export async function explore(wish: string | undefined, options: ExploreOptions)
   const mutant = mutantNamed(options.mutant);
   const name = wish ?? mutant?.story;
   if (name === undefined) return listStories(options);
-  if (options.faults === true) return exploreFaults(name, options);
+  const { faults, ...rest } = options;
+  if (faults !== undefined) {
+    const hypervisor = hypervisorOf(options.set ?? []);
+    const memory = memoryOf(options, mutant);
+    return exploreFaults(
+      name,
+      { ...options, faults },
+      (faulty) => openMutated(mutant, faulty, hypervisor, memory),
+      (faulty) => explore(faulty, { ...rest, strategy: "faults" }),
+    );
+  }
   if (!isStoryName(name)) {
     if (mutant !== undefined) throw new UsageError(`--mutant: ${name} is no focused story`);
     if (options.memory !== undefined) throw new UsageError(`--memory: ${name} is no focused story`);

@@ -218,7 +218,10 @@ function exploreCommand(): Command {
     .option("--record <file>", "write a failure for `replay`")
     .option("--html <file>", "write a failure's report as one HTML page")
     .option("--set <path=value>", "override a field; of a story: machine.hypervisor", setting)
-    .option("--faults", "of a story: each fault, at each point of the calm run")
+    .option(
+      "--faults [rows]",
+      "of a story: each fault, or those named (F-11,F-16), at each point of the calm run",
+    )
     .option("--mutant <id>", "explore the sources with this bug in them")
     .option("--mutants [ids]", "every bug of the catalogue, or those named: M01,M09")
     .option("--seeds <n>", "campaign seeds of each mutant", positive, 20)

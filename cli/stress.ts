@@ -6,6 +6,7 @@
 import { availableParallelism } from "node:os";
 import { MUTANTS } from "../explore/mutants/catalogue.ts";
 import { BUDGETS } from "../explore/mutants/mutant.ts";
+import { isStoryName, swarmName } from "../explore/named.ts";
 import { STORIES } from "../explore/stories/catalogue.ts";
 import { item } from "../shared/assert.ts";
 import { unknownName } from "../shared/nearest.ts";
@@ -37,13 +38,15 @@ export async function stress(
   names: readonly string[],
   options: ScenarioStressOptions,
 ): Promise<number> {
-  const known = STORIES.map(({ name }) => name);
+  const plain = STORIES.map(({ name }) => name);
+  // Each story as it is, and with its faults switched on or off in each run.
+  const known = [...plain, ...plain.map(swarmName)];
   const [first] = names;
-  if (names.length === 1 && first !== undefined && !known.includes(first)) {
+  if (names.length === 1 && first !== undefined && !isStoryName(first)) {
     return stressScenario(first, options);
   }
   for (const name of names) {
-    if (!known.includes(name)) throw new UsageError(unknownName("story", name, known));
+    if (!isStoryName(name)) throw new UsageError(unknownName("story", name, known));
   }
   for (const flag of ["variant", "set"] as const) {
     if (options[flag] !== undefined) throw new UsageError(`--${flag}: only a scenario has one`);

@@ -38,6 +38,7 @@ export function actorOf(machine: Machine, slot: number, part: Part): Actor {
     state: "ready",
     resume: 0,
     seen: 0,
+    losesWakeup: false,
     wakeAtMs: 0,
     pendingAddress: 0,
     pendingAccess: 0,
@@ -67,12 +68,21 @@ export function canStep(machine: Machine, actor: Actor): boolean {
       return actor.channel.idle;
     case "blocked":
       if (machine.clockMs >= actor.wakeAtMs) return true;
-      return load(machine.words, eventWord(machine, actor.slot)) !== actor.seen;
+      if (load(machine.words, eventWord(machine, actor.slot)) === actor.seen) return false;
+      return !actor.losesWakeup || !loseWakeup(machine, actor);
     case "sleeping":
       return machine.clockMs >= actor.wakeAtMs;
     default:
       return false;
   }
+}
+
+/** What has raised the event word is not heard of. */
+function loseWakeup(machine: Machine, actor: Actor): boolean {
+  actor.losesWakeup = false;
+  actor.seen = load(machine.words, eventWord(machine, actor.slot));
+  machine.lostWakeups++;
+  return true;
 }
 
 /** Resumes the program until its next trap, or its end. */

@@ -9,10 +9,13 @@
  * Ours; stress spec sections 2.2, 2.5 and 4.
  */
 
+import { at } from "../shared/assert.ts";
+import { DOM, domainOf } from "../shared/layout.ts";
 import { findingId } from "./checks.ts";
 import { randomScheduler } from "./random.ts";
 import type { Outcome } from "./run.ts";
-import { type PreparedStory, runStory, type StoryRun } from "./story.ts";
+import { type PreparedStory, runStory, type StoryRun, type StoryTask } from "./story.ts";
+import type { FaultTasks } from "./strategies/bounded.ts";
 import { type Deviation, deviationScheduler, recorder } from "./strategies/deviations.ts";
 import { type Shape, type Strategy, strategyNamed } from "./strategies/portfolio.ts";
 import type { MemoryMode } from "./weak-memory.ts";
@@ -50,6 +53,8 @@ export interface Exploration {
   readonly never: readonly string[];
   /** Findings that the recorded Xen has as well. */
   readonly known: readonly string[];
+  /** Runs in which each fault of the story has come to something, by its name. */
+  readonly fired: Readonly<Record<string, number>>;
 }
 
 export interface Limits {
@@ -87,10 +92,27 @@ export function measureStory(prepared: PreparedStory, without: readonly string[]
       steps[task] = Math.max(steps[task] ?? 0, count);
     });
   }
-  const faults = (prepared.story.others ?? [])
-    .filter(({ isFault, name }) => isFault === true && !without.includes(name))
-    .map(({ slot }) => slot);
-  return { points, steps, faults };
+  return { points, steps, faults: faultsIn(prepared, without) };
+}
+
+/** Faults that the story has by itself, and those that were put into it. */
+function faultsIn(
+  { story, image }: PreparedStory,
+  without: readonly string[],
+): readonly FaultTasks[] {
+  const own = (story.others ?? []).flatMap(({ isFault, name, slot }) =>
+    isFault === true && !without.includes(name) ? [{ tasks: [slot], lasts: false }] : [],
+  );
+  const { bootWords, layout } = image;
+  const slotOf = ({ domain, vcpu = 0 }: StoryTask): number =>
+    at(bootWords, domainOf(layout, domain) + DOM.SLOT + vcpu);
+  const put = (story.faults ?? [])
+    .filter(({ tasks }) => tasks.length > 0)
+    .map(({ tasks, lasts }) => ({
+      tasks: story.tasks.filter(({ name }) => tasks.includes(name)).map(slotOf),
+      lasts,
+    }));
+  return [...own, ...put];
 }
 
 /** Why a strategy is none for a memory; undefined: it is one. */
@@ -120,6 +142,7 @@ interface Seen {
   /** `sometimes` conditions that have not held yet. */
   readonly open: Map<string, Sometimes>;
   readonly known: Set<string>;
+  readonly fired: Record<string, number>;
   done: number;
   steps: number;
   failure: Failure | undefined;
@@ -134,7 +157,7 @@ export function openExploration(
   const strategy = strategyNamed(limits.strategy, shape, limits.depth);
   if (strategy === undefined) return undefined;
   const open = new Map(Object.entries(prepared.story.sometimes ?? {}));
-  const seen: Seen = { open, known: new Set(), done: 0, steps: 0, failure: undefined };
+  const seen: Seen = { open, known: new Set(), fired: {}, done: 0, steps: 0, failure: undefined };
   return {
     go(schedules) {
       for (let left = schedules; left > 0; left--) {
@@ -151,6 +174,7 @@ export function openExploration(
       finished: strategy.finished() && prepared.memory !== "relaxed",
       never: [...seen.open.keys()],
       known: [...seen.known],
+      fired: seen.fired,
     }),
   };
 }
@@ -169,6 +193,9 @@ function oneRun(prepared: PreparedStory, limits: Limits, strategy: Strategy, see
   seen.done++;
   seen.steps += run.outcome.steps;
   noteSometimes(run, seen);
+  for (const { name, fired } of prepared.story.faults ?? []) {
+    if (fired(run.machine, run.notes)) seen.fired[name] = (seen.fired[name] ?? 0) + 1;
+  }
   for (const hole of run.known) seen.known.add(hole);
   const isTwice = number % CHECK_TWICE_EVERY === CHECK_TWICE_EVERY - 1;
   const isCalm = run.outcome.verdict === "finished";

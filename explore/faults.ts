@@ -1,67 +1,270 @@
 /**
- * Faults that can be let loose on any focused story: each is a task of the toolstack's slot, so that where it strikes is chosen by the
- * same strategies as everything else.
+ * Faults that can be let loose on any focused story. Each is a task, or two, of a vCPU that is added for it, so that where it
+ * strikes is chosen by the same strategies as everything else.
  *
- *   kill X      domain X is destroyed: between hypercalls, inside one, at each gap (F-01 to F-07)
- *   nudge X     vCPU 0 of X is woken without cause, three times (F-18, F-20)
- *   pause X     X is paused, and goes on later (F-31 as seen by the others)
+ *   of dom0:         what the toolstack does (kill, pause, ...), and what happens to the machine (no memory, a lost wake-up, ...)
+ *   of the guest:    what a guest does that nobody should (a storm, entries and arguments that change, ...)
  *
- * Rule: with a fault in it a story is judged for safety alone: whoever waits for a domain that was killed waits rightly, and what the
- * programs claim of each other they claim of living ones. Ours; stress spec section 5.
+ * Rules: with a fault that shows, a story is judged for safety and liveness alone: whoever waits for a domain that was killed waits
+ * rightly, and what the story claims of its domains it claims of living ones. With one that nobody may notice it is judged as without
+ * it. The model of a grant knows deaths, but no refusal for want of anything. Where a guest misbehaves, claims of programs say nothing. Ours; stress spec section 5, catalogue in fault-catalogue.ts.
  */
-import { POINT } from "../domains/memory.ts";
+import { item } from "../shared/assert.ts";
+import { VCPUS_MAX } from "../shared/limits.ts";
+import type { MachineModel } from "../shared/machine.ts";
 import {
-  XEN_DOMCTL_destroydomain,
-  XEN_DOMCTL_pausedomain,
-  XEN_DOMCTL_unpausedomain,
-} from "../shared/abi/domctl.ts";
-import { at } from "../shared/assert.ts";
-import { raiseEvent } from "../shared/channel.ts";
-import { DOM, domainOf } from "../shared/layout.ts";
-import { CONTROL_DOMCTL, type Program } from "../shared/trap.ts";
-import { control } from "./raw-guest.ts";
+  drainPool,
+  type FaultProgram,
+  failAllocation,
+  failAllocations,
+  hasFailed,
+  jump,
+  kill,
+  killWithoutMemory,
+  letGoAlways,
+  loseWakeup,
+  movePages,
+  noHandles,
+  nonsense,
+  noPorts,
+  nudge,
+  pause,
+  reset,
+  rewriteEntry,
+  spoilArguments,
+  storm,
+  switchVersion,
+} from "./fault-programs.ts";
 import type { Machine } from "./state.ts";
-import type { SlotTask, Story } from "./story.ts";
+import type { Story, StoryFault, StoryTask } from "./story.ts";
 
-const NUDGES = 3;
+/** quiet: nobody notices. fatal: somebody dies. refused: calls are. hostile: a guest does what none should. */
+type Manner = "quiet" | "fatal" | "refused" | "hostile";
 
-function* nudge(machine: Machine, domid: number): Program {
-  const slot = at(machine.words, domainOf(machine.layout, domid) + DOM.SLOT);
-  for (let times = 0; times < NUDGES; times++) {
-    raiseEvent(machine.words, machine.layout, slot);
-    yield POINT;
-  }
+/** A fault that a story has room for. */
+export interface Fault {
+  /** Rows of the catalogue that it stands for: where it strikes makes the difference. */
+  readonly ids: readonly string[];
+  /** `kill A` */
+  readonly name: string;
+  readonly manner: Manner;
+  /** A program of a vCPU of its own for each. */
+  readonly parts: readonly { readonly domain: number; readonly program: FaultProgram }[];
+  /** What happens between its first step and its last makes a difference. */
+  readonly lasts?: true;
+  /** Unless its programs say so themselves. */
+  readonly fired?: (machine: Machine) => boolean;
 }
 
-function* pause(domid: number): Program {
-  yield* control(CONTROL_DOMCTL, XEN_DOMCTL_pausedomain, domid);
-  yield POINT;
-  yield* control(CONTROL_DOMCTL, XEN_DOMCTL_unpausedomain, domid);
+const HOST = 0;
+const LASTS = { lasts: true } as const;
+/** Between hypercalls, inside one, at each gap; of a mapper, of a granter. */
+const KILLS: readonly string[] = ["F-01", "F-02", "F-03", "F-04", "F-05", "F-06"];
+
+/** Domains that take part in a story: in its programs, or before them. */
+function domainsOf(story: Story): readonly number[] {
+  const tasks = [...(story.setUp ?? []), ...story.tasks];
+  return [...new Set(tasks.map(({ domain }) => domain))].filter((domid) => domid > HOST).toSorted();
 }
 
-/** Every fault of a story: none for a story whose toolstack has something to do already. */
-export function faultsOf(story: Story): readonly SlotTask[] {
-  if ((story.others ?? []).some(({ slot }) => slot === 0)) return [];
-  const domids = [...new Set(story.tasks.map(({ domain }) => domain))].filter((domid) => domid > 0);
-  return domids.flatMap((domid): readonly SlotTask[] => {
-    const name = story.model().domains[domid]?.name ?? String(domid);
-    const common = { slot: 0, isFault: true } as const;
-    const kill = (): Program<number> => control(CONTROL_DOMCTL, XEN_DOMCTL_destroydomain, domid);
-    return [
-      { ...common, name: `kill ${name}`, program: kill },
-      { ...common, name: `nudge ${name}`, program: (machine) => nudge(machine, domid) },
-      { ...common, name: `pause ${name}`, program: () => pause(domid) },
-    ];
+/** Every fault that a story has room for. */
+export function faultsOf(story: Story): readonly Fault[] {
+  const model = story.model();
+  const domids = domainsOf(story);
+  const [one, other] = domids;
+  const nameOf = (domid: number): string => model.domains[domid]?.name ?? String(domid);
+  const host = (program: FaultProgram) => ({ domain: HOST, program });
+  const pair = (id: string, name: string, first: number, second: number): Fault => ({
+    ids: [id],
+    name,
+    manner: "fatal",
+    parts: [host(kill(first)), host(kill(second))],
   });
+  const each = domids.flatMap((domid) => faultsOfDomain(model, domid, nameOf(domid)));
+  const both =
+    one === undefined || other === undefined
+      ? []
+      : [pair("F-07", `kill ${nameOf(one)} and ${nameOf(other)}`, one, other)];
+  const twice = domids.map((domid) => pair("F-35", `kill ${nameOf(domid)} twice`, domid, domid));
+  const memory = { manner: "refused", fired: hasFailed } as const;
+  const machine: readonly Fault[] = [
+    { ids: ["F-11"], name: "fail allocation", ...memory, parts: [host(failAllocation)] },
+    { ids: ["F-12"], name: "no memory", ...memory, parts: [host(failAllocations)] },
+    { ids: ["F-30"], name: "let go always", manner: "quiet", parts: [host(letGoAlways)] },
+    { ids: ["F-34"], name: "clock jumps", manner: "quiet", parts: [host(jump)] },
+  ];
+  return [...each, ...both, ...twice, ...machine].filter((fault) => hasRoom(model, fault));
+}
+
+function faultsOfDomain(model: MachineModel, domid: number, name: string): readonly Fault[] {
+  const isPv = model.domains[domid]?.guest === "pv";
+  const host = (
+    ids: readonly string[],
+    word: string,
+    manner: Manner,
+    program: FaultProgram,
+    more: Pick<Fault, "fired" | "lasts"> = {},
+  ): Fault => ({
+    ids,
+    name: `${word} ${name}`,
+    manner,
+    parts: [{ domain: HOST, program }],
+    ...more,
+  });
+  const guest = (id: string, word: string, program: FaultProgram): Fault => ({
+    ids: [id],
+    name: `${word} ${name}`,
+    manner: "hostile",
+    parts: [{ domain: domid, program }],
+  });
+  const translated = [
+    guest("F-24", "rewrite entry of", rewriteEntry),
+    guest("F-28", "spoil arguments of", spoilArguments),
+    guest("F-32", "move pages of", movePages),
+    ...(model.arch === "x86" ? [guest("F-32", "switch version of", switchVersion)] : []),
+  ];
+  return [
+    host(KILLS, "kill", "fatal", kill(domid)),
+    host(["F-12"], "no memory, then kill", "refused", killWithoutMemory(domid)),
+    host(["F-13"], "no handles for", "refused", noHandles(domid), LASTS),
+    host(["F-14"], "no ports for", "refused", noPorts(domid), LASTS),
+    host(["F-15"], "no table pages for", "refused", drainPool(domid)),
+    host(["F-16"], "lose wake-up of", "quiet", loseWakeup(domid), {
+      fired: (m) => m.lostWakeups > 0,
+    }),
+    host(["F-18", "F-20"], "nudge", "quiet", nudge(domid), LASTS),
+    host(["F-31"], "pause", "quiet", pause(domid), LASTS),
+    guest("F-19", "storm from", storm),
+    guest("F-29", "nonsense from", nonsense),
+    guest("F-32", "reset ports of", reset),
+    ...(isPv ? [] : translated),
+  ];
+}
+
+/** Whether each domain has a vCPU left for each part of a fault. */
+const hasRoom = ({ domains }: MachineModel, { parts }: Fault): boolean =>
+  parts.every(({ domain }) => {
+    const needed = parts.filter((part) => part.domain === domain).length;
+    return (domains[domain]?.vcpus ?? VCPUS_MAX) + needed <= VCPUS_MAX;
+  });
+
+const withVcpu = (model: MachineModel, domid: number): MachineModel => ({
+  ...model,
+  domains: model.domains.map((domain, i) =>
+    i === domid ? { ...domain, vcpus: domain.vcpus + 1 } : domain,
+  ),
+  limits: { ...model.limits, slots: model.limits.slots + 1 },
+});
+
+/** A vCPU of its own for each program, with what the story is then. */
+function withTasks(
+  story: Story,
+  added: readonly Pick<StoryTask, "name" | "domain" | "program">[],
+): Story {
+  const model = story.model();
+  const tasks = added.map((task, i): StoryTask => {
+    const before = added.slice(0, i).filter(({ domain }) => domain === task.domain).length;
+    const vcpu = (model.domains[task.domain]?.vcpus ?? 0) + before;
+    return { ...task, vcpu, isFault: true };
+  });
+  return {
+    ...story,
+    model: () => added.reduce((wider, { domain }) => withVcpu(wider, domain), story.model()),
+    tasks: [...story.tasks, ...tasks],
+  };
 }
 
 /** The story with a fault in it. */
-export function withFault(story: Story, fault: SlotTask): Story {
-  const { judge: _judge, sometimes: _sometimes, ...rest } = story;
+export function withFault(story: Story, fault: Fault): Story {
+  const { judge, sometimes: _sometimes, ...rest } = story;
+  const { name, parts, manner } = fault;
+  const tasks = parts.map(({ domain, program }, part) => ({
+    name: parts.length === 1 ? name : `${name} (${part + 1})`,
+    domain,
+    program: noting(fault, program),
+  }));
+  const faulty: Story = {
+    ...withTasks(rest, tasks),
+    name: `${story.name} + ${name}`,
+    faults: [entryOf(fault, tasks)],
+  };
+  if (manner === "quiet") return judge === undefined ? faulty : { ...faulty, judge };
+  const { history: _history, ...unrecorded } = faulty;
+  if (manner === "fatal") return { ...faulty, mayWait: true };
+  if (manner === "refused") return { ...unrecorded, mayWait: true };
+  const hostile = [...(story.hostile ?? []), ...parts.map(({ domain }) => domain)];
+  return { ...unrecorded, mayWait: true, unjudged: true, hostile };
+}
+
+/** Tasks of dom0 in a swarm. */
+const SWARM_TASKS = 2;
+
+/**
+ * The story with every fault in it that it has room for at once: in each run each of the added tasks draws whether it takes part, and
+ * with which fault, so that rare ones meet without the common ones too.
+ */
+export function withSwarm(story: Story): Story {
+  const { judge: _judge, sometimes: _sometimes, history: _history, ...rest } = story;
+  const faults = faultsOf(story);
+  const model = story.model();
+  const places = Array.from({ length: SWARM_TASKS }, (_, i) => ({
+    name: `swarm ${i + 1}`,
+    domain: HOST,
+  }));
+  const guests = domainsOf(story).map((domain) => ({ name: `swarm of ${domain}`, domain }));
+  const added = [...places, ...guests].filter(
+    ({ domain }, i, all) =>
+      (model.domains[domain]?.vcpus ?? VCPUS_MAX) +
+        all.slice(0, i + 1).filter((one) => one.domain === domain).length <=
+      VCPUS_MAX,
+  );
+  const tasks = added.map(({ name, domain }) => ({
+    name,
+    domain,
+    program: drawing(
+      faults.flatMap((fault) =>
+        fault.parts.flatMap((part) =>
+          part.domain === domain ? [noting(fault, part.program)] : [],
+        ),
+      ),
+    ),
+  }));
+  const hostile = [...(story.hostile ?? []), ...guests.map(({ domain }) => domain)];
   return {
-    ...rest,
-    name: `${story.name} + ${fault.name}`,
-    others: [...(story.others ?? []), fault],
+    ...withTasks(rest, tasks),
+    name: `${story.name} + ${SWARM}`,
+    faults: faults.map((fault) => entryOf(fault, [])),
     mayWait: true,
+    unjudged: true,
+    hostile,
   };
 }
+
+/** Name of all faults at once. */
+export const SWARM = "swarm";
+
+/** One of the programs, or none. */
+const drawing = (programs: readonly StoryTask["program"][]): StoryTask["program"] =>
+  function* (guest, notes) {
+    const { scheduler } = guest.machine.options;
+    if (programs.length === 0 || scheduler.number(2) === 0) return;
+    yield* item(programs, scheduler.number(programs.length))(guest, notes);
+  };
+
+const entryOf = (fault: Fault, tasks: readonly { readonly name: string }[]): StoryFault => ({
+  ids: fault.ids,
+  name: fault.name,
+  tasks: tasks.map(({ name }) => name),
+  lasts: fault.lasts === true,
+  fired: (machine, notes) =>
+    notes[begunKey(fault)] === 1 && (fault.fired?.(machine) ?? notes[firedKey(fault)] === 1),
+});
+
+const begunKey = ({ name }: Fault): string => `begun: ${name}`;
+const firedKey = ({ name }: Fault): string => `fired: ${name}`;
+
+const noting = (fault: Fault, program: FaultProgram): StoryTask["program"] =>
+  function* (guest, notes) {
+    notes[begunKey(fault)] = 1;
+    if (yield* program(guest)) notes[firedKey(fault)] = 1;
+  };

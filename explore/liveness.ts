@@ -88,8 +88,9 @@ export function watchLiveness(strategy: Scheduler, steps: number): Liveness {
       machine = booted;
       image = from;
     },
-    judge(outcome) {
-      if (machine === undefined) return outcome;
+    judge(end) {
+      if (machine === undefined || end.verdict === "violation" || end.verdict === "bug") return end;
+      const outcome = machine.lostWakeups > 0 ? afterWatchdog(machine, end) : end;
       if (outcome.verdict === "violation" || outcome.verdict === "bug") return outcome;
       const waiting = outcome.verdict === "finished" ? [] : waitGraph(machine);
       const findings =
@@ -197,6 +198,17 @@ function restless(
   });
   if (starved.length > 0 && settling !== undefined && settling.returnedThen !== now) return starved;
   return findings.map((text) => `L-5: ${text}`);
+}
+
+/** A wake-up that was lost on purpose is made up for by a watchdog, which wakes every sleeper to look again. */
+function afterWatchdog(machine: Machine, end: Outcome): Outcome {
+  if (end.verdict === "exhausted") return end;
+  machine.settling = true;
+  for (const actor of machine.actors) {
+    if (actor?.state === "blocked") raiseEvent(machine.words, machine.layout, actor.slot);
+  }
+  const after = run(machine, { command: "", maxSteps: RECHECK_STEPS });
+  return { ...after, command: end.command };
 }
 
 /** Nobody can move. `stuck` says of whom that must not be. */

@@ -88,6 +88,7 @@ export function machineOver(xen: Xen, options: ExploreOptions): Machine {
     steps: 0,
     limit: Number.POSITIVE_INFINITY,
     settling: false,
+    lostWakeups: 0,
     handlerPoints: 0,
     turns: 0,
     traceHash: FNV_OFFSET | 0,

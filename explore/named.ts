@@ -11,12 +11,12 @@ import {
   type OpenExploration,
   openExploration,
 } from "./exploration.ts";
-import { faultsOf, withFault } from "./faults.ts";
+import { faultsOf, SWARM, withFault, withSwarm } from "./faults.ts";
 import { type Build, type ReplayFile, replay, replayFileOf } from "./replay-file.ts";
 import { type Report, reportOf } from "./report.ts";
 import { type Shrunk, shrink } from "./shrink.ts";
 import { storyNamed } from "./stories/catalogue.ts";
-import { type PreparedStory, prepareStory } from "./story.ts";
+import { type PreparedStory, prepareStory, type Story } from "./story.ts";
 import type { MemoryMode } from "./weak-memory.ts";
 
 export interface NamedExploration {
@@ -51,15 +51,40 @@ export interface NamedStory {
 /** What stands between a story's name and that of the fault in it. */
 const WITH = " + ";
 
-/** Names of a story with each of its faults; none: nobody knows the story. */
-export function faultyNames(name: string): readonly string[] {
-  const story = storyNamed(name);
-  return story === undefined ? [] : faultsOf(story).map((fault) => `${name}${WITH}${fault.name}`);
+/** A story with one of its faults, by name, and the rows of the catalogue that the fault stands for. */
+export interface FaultyName {
+  readonly name: string;
+  readonly fault: string;
+  readonly ids: readonly string[];
 }
 
+/** A story with each of its faults; none: nobody knows the story. */
+export function faultyNames(name: string): readonly FaultyName[] {
+  const story = storyNamed(name);
+  return story === undefined
+    ? []
+    : faultsOf(story).map((fault) => ({
+        name: `${name}${WITH}${fault.name}`,
+        fault: fault.name,
+        ids: fault.ids,
+      }));
+}
+
+/** A story with all its faults, each switched on or off in each run. */
+export const swarmName = (name: string): string => `${name}${WITH}${SWARM}`;
+
 /** Whether a story has that name, with a fault in it or without. */
-export const isStoryName = (name: string): boolean =>
-  storyNamed(name) !== undefined || faultyNames(name.split(WITH)[0] ?? "").includes(name);
+export const isStoryName = (name: string): boolean => storyOf(name) !== undefined;
+
+function storyOf(name: string): Story | undefined {
+  const [base = "", ...rest] = name.split(WITH);
+  const plain = storyNamed(base);
+  if (plain === undefined || rest.length === 0) return plain;
+  const word = rest.join(WITH);
+  if (word === SWARM) return withSwarm(plain);
+  const fault = faultsOf(plain).find((one) => one.name === word);
+  return fault && withFault(plain, fault);
+}
 
 /** A story that is booted once and explored as often as wanted; `revoke + kill A` is one with a fault in it. */
 export function openStory(
@@ -67,10 +92,7 @@ export function openStory(
   hypervisor: MachineModel["hypervisor"] = "faithful",
   memory: MemoryMode = "sc",
 ): NamedStory {
-  const [base = "", fault] = name.split(WITH);
-  const plain = storyNamed(base);
-  const found = plain && faultsOf(plain).find((one) => one.name === fault);
-  const story = plain !== undefined && found !== undefined ? withFault(plain, found) : plain;
+  const story = storyOf(name);
   if (story === undefined) throw new EmulatorBug(`no story is named ${name}`);
   const prepared = { ...prepareStory(story, hypervisor), memory };
   return {

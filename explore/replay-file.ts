@@ -33,6 +33,8 @@ export interface ReplayFile {
   };
   readonly seed: number;
   readonly strategy: string;
+  /** Faults that came to something, with their rows in the catalogue. */
+  readonly faults: readonly { readonly ids: readonly string[]; readonly name: string }[];
   readonly choices: readonly (readonly [after: number, task: string])[];
   readonly values: readonly (readonly ["number", number])[];
   readonly trace: {
@@ -127,6 +129,9 @@ export function replayFileOf(
     config: { engine: "explore", lanes: 1, memory, mutants: build.mutants, everyStep },
     seed,
     strategy: failure.strategy,
+    faults: (prepared.story.faults ?? [])
+      .filter(({ fired }) => fired(run.machine, run.notes))
+      .map(({ ids, name }) => ({ ids, name })),
     choices: shrunk.deviations.map(({ after, task }) => [after, names.get(task) ?? String(task)]),
     values: numbers.map((value) => ["number", value]),
     trace: { steps: run.outcome.steps, hash: run.outcome.traceHash, marks },

@@ -33,6 +33,8 @@ export interface Actor {
   resume: number;
   /** Event word that a blocked actor has seen. */
   seen: number;
+  /** The next wake-up of a sleeper does not arrive (F-16). */
+  losesWakeup: boolean;
   /** Virtual millisecond at which a sleeping actor goes on. */
   wakeAtMs: number;
   /** What an actor at a point is about to touch: a guest address, and ACCESS_*; 0: nothing that it has named. */
@@ -125,6 +127,8 @@ export interface Machine {
   steps: number;
   /** Steps at which the run is over, whoever is in the middle of something. */
   limit: number;
+  /** Wake-ups that have been lost on purpose. */
+  lostWakeups: number;
   /** Whether no new trouble is made any more: faults that have not begun do not come, and hostile programs end. */
   settling: boolean;
   /** Points that the handler has met since it took its request or came back from a gap. */

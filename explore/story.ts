@@ -45,6 +45,8 @@ export interface StoryTask {
   readonly domain: number;
   readonly vcpu?: number;
   readonly program: (guest: Guest, notes: Notes) => Program<unknown>;
+  /** A fault may come at any time, or not at all. */
+  readonly isFault?: true;
 }
 
 /** A program of a slot that is no vCPU: the toolstack's, or a device's. */
@@ -79,6 +81,10 @@ export interface Story {
    * recorded choice a read-modify-write, instead of a forced switch each.
    */
   readonly hostileWords?: true;
+  /** Claims of its programs say nothing, because one of its guests does what none should. */
+  readonly unjudged?: true;
+  /** Faults that may come in it. */
+  readonly faults?: readonly StoryFault[];
   /** Nobody must come to an end: whoever they wait for may have been killed. */
   readonly mayWait?: true;
   /** Its grant operations are noted and judged: every write of a grant entry is `grant` or `withdraw` of raw-guest.ts. */
@@ -87,6 +93,16 @@ export interface Story {
   readonly auditEveryStep?: true;
   /** Pages on which plain accesses of guests may race, and why. */
   readonly racy?: readonly RacyPage[];
+}
+
+/** A fault in a story: its rows in the catalogue, its name, the tasks that it is made of, and whether it has come to anything. */
+export interface StoryFault {
+  readonly ids: readonly string[];
+  readonly name: string;
+  readonly tasks: readonly string[];
+  /** What happens between its first step and its last makes a difference. */
+  readonly lasts: boolean;
+  readonly fired: (machine: Machine, notes: Notes) => boolean;
 }
 
 export interface PreparedStory {
@@ -263,9 +279,13 @@ function partsOf(prepared: PreparedStory, notes: Notes, without: readonly string
     const vcpu = slotField(machine, slot, LINE.NUMBER);
     const task = story.tasks.find((one) => one.domain === domain && (one.vcpu ?? 0) === vcpu);
     if (task === undefined || without.includes(task.name)) return undefined;
-    const guest = rawGuest(machine, domain, vcpu, callers);
-    const mustFinish = story.mayWait !== true;
-    return { name: task.name, program: task.program(guest, notes), mustFinish };
+    const guest = {
+      ...rawGuest(machine, domain, vcpu, callers),
+      unjudged: story.unjudged === true,
+    };
+    const isFault = task.isFault === true;
+    const mustFinish = !isFault && story.mayWait !== true;
+    return { name: task.name, program: task.program(guest, notes), mustFinish, isFault };
   };
 }
 

@@ -7,7 +7,7 @@
  */
 import { at } from "../shared/assert.ts";
 import { PGC_count_mask, PGT_count_mask } from "../shared/frame-flags.ts";
-import { DOM, DYING_DYING, LINE, MACHINE, SLOT_DEAD } from "../shared/layout.ts";
+import { DOM, DYING_DEAD, LINE, MACHINE, SLOT_DEAD } from "../shared/layout.ts";
 import type { Census } from "./audit-census.ts";
 import { frameReferences } from "./frame-table.ts";
 import { hasTypes, typeCount } from "./page-type.ts";
@@ -68,12 +68,15 @@ export function heldByHandlers(xen: Xen, census: Census): string[] {
   return findings;
 }
 
-/** The handler of a vCPU that has been killed is gone at once, what it held only after the flush. */
+/**
+ * The handler of a vCPU that has been killed is gone at once, what it held only after the flush of the teardown; where its domain
+ * has crashed, that is when the toolstack destroys it.
+ */
 function isTornDown(xen: Xen, slot: number): boolean {
   const domid = slotDomain(xen, slot);
   return (
     lineField(xen, slot, LINE.STATE) === SLOT_DEAD &&
     isPresent(xen, domid) &&
-    domainField(xen, domid, DOM.DYING) === DYING_DYING
+    domainField(xen, domid, DOM.DYING) !== DYING_DEAD
   );
 }

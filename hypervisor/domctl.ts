@@ -45,7 +45,7 @@ import {
   DYING_DEAD,
   PAUSED_FOR_SHUTDOWN,
 } from "../shared/layout.ts";
-import { BATCH_GAP, PAGE_SIZE, PAUSES_MAX } from "../shared/limits.ts";
+import { PAGE_SIZE, PAUSES_MAX } from "../shared/limits.ts";
 import {
   EFAULT,
   EINVAL,
@@ -75,6 +75,7 @@ import {
   domainField,
   GAP_PREEMPT,
   hasFlag,
+  isGapDue,
   isPresent,
   isPrivileged,
   mayManage,
@@ -233,7 +234,7 @@ function* resizePool(xen: Xen, domid: DomId, pages: number): Preemptible {
     if (now === pages) return 0;
     const moved = now < pages ? fillP2mPool(xen, domid, 1) === 1 : drainP2mPool(xen, domid);
     if (!moved) return -ENOMEM;
-    if (done % BATCH_GAP !== 0) continue;
+    if (!isGapDue(xen, done)) continue;
     yield GAP_PREEMPT;
     if (domainById(xen, domid) === undefined) return -ESRCH;
     if (domainField(xen, domid, DOM.GENERATION) !== generation) return -ESRCH;

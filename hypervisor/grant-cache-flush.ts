@@ -18,12 +18,12 @@ import {
   GNTTAB_CACHE_INVAL,
 } from "../shared/abi/grant.ts";
 import { indexOf } from "../shared/layout.ts";
-import { BATCH_GAP, CACHE_FLUSH_SCAN, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
+import { CACHE_FLUSH_SCAN, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import { EFAULT, EILSEQ, EINVAL, EOPNOTSUPP, EPERM } from "../shared/status.ts";
 import { activeDomid, activeFrame, activePin, grantEntries } from "./active-entry.ts";
 import { getPageOwnerAndReference, isRamFrame, putPage } from "./frame-table.ts";
 import { copyArgs } from "./guest-access.ts";
-import { type Caller, GAP_PREEMPT, type Preemptible, type Xen } from "./xen.ts";
+import { type Caller, GAP_PREEMPT, isGapDue, type Preemptible, type Xen } from "./xen.ts";
 
 /** `first` is where the scan of the first element starts: the upper bits of the command. */
 export function* cacheFlush(
@@ -35,7 +35,7 @@ export function* cacheFlush(
 ): Preemptible {
   let from = first;
   for (let i = 0; i < count; i++) {
-    if (i > 0 && i % BATCH_GAP === 0) yield GAP_PREEMPT;
+    if (i > 0 && isGapDue(xen, i)) yield GAP_PREEMPT;
     for (;;) {
       if (!copyArgs(xen, caller.domid, uop + i * CACHE_FLUSH_SIZE, CACHE_FLUSH_SIZE))
         return -EFAULT;

@@ -20,7 +20,7 @@ import {
 } from "../shared/abi/grant.ts";
 import { DOMID_SELF } from "../shared/abi/xen.ts";
 import { PGT_writable_page } from "../shared/frame-flags.ts";
-import { BATCH_GAP, CMPXCHG_ATTEMPTS_MAX, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
+import { CMPXCHG_ATTEMPTS_MAX, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import {
   EFAULT,
   GNTST_bad_copy_arg,
@@ -59,6 +59,7 @@ import {
   domainById,
   GAP_PREEMPT,
   isDying,
+  isGapDue,
   type Preemptible,
   type Xen,
 } from "./xen.ts";
@@ -79,7 +80,7 @@ interface Side {
 export function* copyGrantRefs(xen: Xen, caller: Caller, uop: number, count: number): Preemptible {
   const kept: KeptDomains = { source: NOT_PRESENT, dest: NOT_PRESENT };
   for (let i = 0; i < count; i++) {
-    if (i > 0 && i % BATCH_GAP === 0) {
+    if (i > 0 && isGapDue(xen, i)) {
       forget(kept);
       yield GAP_PREEMPT;
     }

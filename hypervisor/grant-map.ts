@@ -24,7 +24,7 @@ import {
 } from "../shared/abi/grant.ts";
 import { assert } from "../shared/assert.ts";
 import { LINE, mfnAt } from "../shared/layout.ts";
-import { BATCH_GAP, NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
+import { NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
 import { isAnyRam, isForeign, p2m_grant_map_ro, p2m_grant_map_rw } from "../shared/pte.ts";
 import {
   EFAULT,
@@ -84,6 +84,7 @@ import {
   domainById,
   GAP_FLUSH,
   GAP_PREEMPT,
+  isGapDue,
   isPrivileged,
   lineField,
   type Preemptible,
@@ -107,7 +108,7 @@ interface Mapping {
 /** The batch: each element is copied just before it is processed and written back whole. */
 export function* mapGrantRefs(xen: Xen, caller: Caller, uop: number, count: number): Preemptible {
   for (let i = 0; i < count; i++) {
-    if (i > 0 && i % BATCH_GAP === 0) yield GAP_PREEMPT;
+    if (i > 0 && isGapDue(xen, i)) yield GAP_PREEMPT;
     const element = uop + i * MAP_SIZE;
     if (!copyArgs(xen, caller.domid, element, MAP_SIZE)) return -EFAULT;
     const mapping = isPagedOut(xen, caller.slot) ? GNTST_eagain : checkMap(xen, caller);

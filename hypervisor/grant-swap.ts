@@ -6,16 +6,15 @@
  * Behaviour: xen/common/grant_table.c, gnttab_swap_grant_ref().
  */
 import { SWAP_REF_A, SWAP_REF_B, SWAP_SIZE, SWAP_STATUS } from "../shared/abi/grant.ts";
-import { BATCH_GAP } from "../shared/limits.ts";
 import { EFAULT, GNTST_bad_gntref, GNTST_eagain, GNTST_okay } from "../shared/status.ts";
 import { activePin, grantEntries, swapSharedEntries } from "./active-entry.ts";
 import { copyArgs, copyFieldBack } from "./guest-access.ts";
-import { type Caller, GAP_PREEMPT, type Preemptible, type Xen } from "./xen.ts";
+import { type Caller, GAP_PREEMPT, isGapDue, type Preemptible, type Xen } from "./xen.ts";
 
 /** The batch: each element is copied just before it is processed; only its status is written back. */
 export function* swapGrantRefs(xen: Xen, caller: Caller, uop: number, count: number): Preemptible {
   for (let i = 0; i < count; i++) {
-    if (i > 0 && i % BATCH_GAP === 0) yield GAP_PREEMPT;
+    if (i > 0 && isGapDue(xen, i)) yield GAP_PREEMPT;
     const element = uop + i * SWAP_SIZE;
     if (!copyArgs(xen, caller.domid, element, SWAP_SIZE)) return -EFAULT;
     const { args } = xen;

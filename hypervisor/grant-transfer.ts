@@ -19,7 +19,6 @@ import {
 } from "../shared/abi/grant.ts";
 import { DOM, indexOf, mfnAt } from "../shared/layout.ts";
 import {
-  BATCH_GAP,
   CMPXCHG_ATTEMPTS_MAX,
   GRANT_ENTRIES_PER_FRAME,
   GRANT_ENTRIES_PER_FRAME_V2,
@@ -54,6 +53,7 @@ import {
   domainField,
   GAP_PREEMPT,
   isDying,
+  isGapDue,
   type Preemptible,
   type Xen,
 } from "./xen.ts";
@@ -63,7 +63,7 @@ const FRAME_FIELD_END = 2 ** 32;
 
 export function* transferPages(xen: Xen, caller: Caller, uop: number, count: number): Preemptible {
   for (let i = 0; i < count; i++) {
-    if (i > 0 && i % BATCH_GAP === 0) yield GAP_PREEMPT;
+    if (i > 0 && isGapDue(xen, i)) yield GAP_PREEMPT;
     const element = uop + i * TRANSFER_SIZE;
     if (!copyArgs(xen, caller.domid, element, TRANSFER_SIZE)) return -EFAULT;
     const { args } = xen;

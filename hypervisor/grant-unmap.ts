@@ -20,7 +20,7 @@ import {
   UNMAP_STATUS,
 } from "../shared/abi/grant.ts";
 import { DOM, mfnAt } from "../shared/layout.ts";
-import { GNTTAB_UNMAP_BATCH_SIZE, PAGE_SIZE } from "../shared/limits.ts";
+import { PAGE_SIZE } from "../shared/limits.ts";
 import { isForeign, p2m_grant_map_ro, p2m_grant_map_rw } from "../shared/pte.ts";
 import {
   EFAULT,
@@ -51,6 +51,7 @@ import {
   domainField,
   GAP_FLUSH,
   GAP_PREEMPT,
+  gapEvery,
   type Preemptible,
   type Xen,
 } from "./xen.ts";
@@ -75,9 +76,9 @@ function* unmapBatches(
   count: number,
   passOne: PassOne,
 ): Preemptible {
-  for (let first = 0; first < count; first += GNTTAB_UNMAP_BATCH_SIZE) {
+  for (let first = 0; first < count; first += gapEvery(xen)) {
     if (first > 0) yield GAP_PREEMPT;
-    const end = Math.min(count, first + GNTTAB_UNMAP_BATCH_SIZE);
+    const end = Math.min(count, first + gapEvery(xen));
     const faulted = unmapBatch(xen, caller, uop, first, end, passOne);
     // A copy fault flushes and completes what was done before it is reported.
     if (startFlush(xen, caller.slot, caller.domid) > 0) yield GAP_FLUSH;

@@ -3,7 +3,8 @@
  *
  *   LINE.INJECT of a slot     below 0: the slot's next record is answered with this errno and not handled
  *                             n above 0: the next n elements of its map and copy batches are answered GNTST_eagain
- *   MACHINE.FAIL_ALLOCATION   n above 0: the n-th allocation from there on finds nothing
+ *   MACHINE.FAIL_ALLOCATION   n above 0: the n-th allocation from there on finds nothing; -1: none does, and -2 says
+ *                             that one has been asked for
  *
  * Rules: whoever drives the machine writes them (a strategy, a test, the kernel of the slot itself), the hypervisor takes
  * them. A fault is one that a real Xen may answer at the same place: without memory, or with the granter's page out.
@@ -32,7 +33,11 @@ export function isPagedOut(xen: Xen, slot: number): boolean {
 /** Counts one allocation; true: it finds nothing. */
 export function allocationFails(xen: Xen): boolean {
   const left = at(xen.words, MACHINE.FAIL_ALLOCATION);
-  if (left <= 0) return false;
+  if (left === 0) return false;
+  if (left < 0) {
+    xen.words[MACHINE.FAIL_ALLOCATION] = -2;
+    return true;
+  }
   xen.words[MACHINE.FAIL_ALLOCATION] = left - 1;
   return left === 1;
 }

@@ -29,7 +29,7 @@ import {
   XENMAPSPACE_gmfn_range,
 } from "../shared/abi/memory.ts";
 import { CDF_hardware, DOM } from "../shared/layout.ts";
-import { BATCH_GAP, MOVED_A_FLUSH, NOT_PRESENT } from "../shared/limits.ts";
+import { MOVED_A_FLUSH, NOT_PRESENT } from "../shared/limits.ts";
 import { isAnyRam, isForeign } from "../shared/pte.ts";
 import {
   EACCES,
@@ -62,6 +62,7 @@ import {
   GAP_PREEMPT,
   type Gap,
   hasFlag,
+  isGapDue,
   isPresent,
   mayTarget,
   type Preemptible,
@@ -250,7 +251,7 @@ export function addToPhysmapBatch(
 
 function* addBatch(xen: Xen, caller: Caller, batch: Batch): Preemptible {
   for (let i = batch.start; i < batch.count; i++) {
-    if (i > batch.start && (i - batch.start) % BATCH_GAP === 0) yield GAP_PREEMPT;
+    if (i > batch.start && isGapDue(xen, i - batch.start)) yield GAP_PREEMPT;
     if (!isStillThere(xen, batch)) return -ESRCH;
     const placed = placeElement(xen, caller, batch, i);
     if (placed === undefined) return -EFAULT;

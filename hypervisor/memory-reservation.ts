@@ -25,7 +25,6 @@ import { item } from "../shared/assert.ts";
 import { HOLD_ROWS } from "../shared/hold-layout.ts";
 import { CDF_directmap, CDF_hardware, DOM, indexOf, LINE, mfnAt } from "../shared/layout.ts";
 import {
-  BATCH_GAP,
   EXTENT_ORDER_DOMU,
   EXTENT_ORDER_HARDWARE,
   EXTENT_ORDER_PASSTHROUGH,
@@ -71,6 +70,7 @@ import {
   GAP_PREEMPT,
   type Gap,
   hasFlag,
+  isGapDue,
   isPresent,
   isPrivileged,
   lineField,
@@ -161,8 +161,8 @@ const stillThere = (xen: Xen, { domid, generation }: Reservation): boolean =>
   isPresent(xen, domid) && domainField(xen, domid, DOM.GENERATION) === generation;
 
 /** Whether the handler should let go before extent `i`: never before the first one, so that it gets on. */
-const gapBefore = (reservation: Reservation, i: number): boolean =>
-  i > reservation.start && (i - reservation.start) % BATCH_GAP === 0;
+const gapBefore = (xen: Xen, reservation: Reservation, i: number): boolean =>
+  i > reservation.start && isGapDue(xen, i - reservation.start);
 
 /** Pages for a domain, with their owner; NOT_PRESENT: no memory, or none that the domain may have. */
 function allocatePages(xen: Xen, reservation: Reservation): FrameIndex {
@@ -183,7 +183,7 @@ function allocatePages(xen: Xen, reservation: Reservation): FrameIndex {
 function* increase(xen: Xen, caller: Caller, reservation: Reservation): Preemptible {
   const told = isPv(xen, reservation.domid) && reservation.list !== 0;
   for (let i = reservation.start; i < reservation.count; i++) {
-    if (gapBefore(reservation, i)) {
+    if (gapBefore(xen, reservation, i)) {
       yield GAP_PREEMPT;
       if (!stillThere(xen, reservation)) return i;
     }
@@ -198,7 +198,7 @@ function* increase(xen: Xen, caller: Caller, reservation: Reservation): Preempti
 function* populate(xen: Xen, caller: Caller, reservation: Reservation): Preemptible {
   const { domid, list, order } = reservation;
   for (let i = reservation.start; i < reservation.count; i++) {
-    if (gapBefore(reservation, i)) {
+    if (gapBefore(xen, reservation, i)) {
       yield GAP_PREEMPT;
       if (!stillThere(xen, reservation)) return i;
     }
@@ -260,7 +260,7 @@ function* decrease(xen: Xen, caller: Caller, reservation: Reservation): Preempti
   const { slot } = caller;
   let done = reservation.start;
   for (; done < reservation.count; done++) {
-    if (gapBefore(reservation, done)) {
+    if (gapBefore(xen, reservation, done)) {
       yield* settle(xen, slot, domid);
       yield GAP_PREEMPT;
       if (!stillThere(xen, reservation)) return done;

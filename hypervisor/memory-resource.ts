@@ -21,7 +21,7 @@ import {
   XENMEM_resource_vmtrace_buf,
 } from "../shared/abi/memory.ts";
 import { DOM } from "../shared/layout.ts";
-import { BATCH_GAP, EXTENTS_MAX } from "../shared/limits.ts";
+import { EXTENTS_MAX } from "../shared/limits.ts";
 import { EFAULT, EINVAL, EIO, EOPNOTSUPP, EPERM, ESRCH } from "../shared/status.ts";
 import type { DomId } from "../shared/units.ts";
 import { grantFrame } from "./active-entry.ts";
@@ -36,6 +36,7 @@ import {
   GAP_FLUSH,
   GAP_PREEMPT,
   type Gap,
+  gapEvery,
   isPresent,
   mayManage,
   type Preemptible,
@@ -104,11 +105,11 @@ function framesOf(xen: Xen, owner: DomId, type: number, id: number): number {
 
 function* acquire(xen: Xen, caller: Caller, request: Request): Preemptible {
   const { owner, count, first } = request;
-  for (let done = request.start; done < count; done += BATCH_GAP) {
+  for (let done = request.start; done < count; done += gapEvery(xen)) {
     if (done > request.start) yield GAP_PREEMPT;
     const there = isPresent(xen, owner);
     if (!there || domainField(xen, owner, DOM.GENERATION) !== request.generation) return -ESRCH;
-    const chunk = Math.min(BATCH_GAP, count - done);
+    const chunk = Math.min(gapEvery(xen), count - done);
     // The table grows to the last frame of the chunk before any is entered.
     const last = grantFrameFor(xen, owner, first + done + chunk - 1);
     if (last < 0) return last;

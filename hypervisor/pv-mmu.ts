@@ -38,7 +38,7 @@ import { at } from "../shared/assert.ts";
 import { PGT_l1_page_table, PGT_l4_page_table, PGT_writable_page } from "../shared/frame-flags.ts";
 import { HOLD_ROWS } from "../shared/hold-layout.ts";
 import { indexOf, LINE } from "../shared/layout.ts";
-import { BATCH_GAP, PAGE_SIZE } from "../shared/limits.ts";
+import { PAGE_SIZE } from "../shared/limits.ts";
 import type { PteX86 } from "../shared/pte-x86.ts";
 import { EFAULT, EINVAL, ENOSYS, EPERM, ESRCH } from "../shared/status.ts";
 import { RECORD_ARGS } from "../shared/trap.ts";
@@ -72,6 +72,7 @@ import {
   GAP_FLUSH,
   GAP_PREEMPT,
   type Gap,
+  isGapDue,
   isPrivileged,
   lineField,
   type Preemptible,
@@ -149,7 +150,7 @@ function* batch(
   let error = 0;
   let done = 0;
   for (; done < args.count && error === 0; done++) {
-    if (done > 0 && done % BATCH_GAP === 0) yield GAP_PREEMPT;
+    if (done > 0 && isGapDue(xen, done)) yield GAP_PREEMPT;
     if (!copyArgs(xen, caller.domid, args.list + done * size, size)) error = -EFAULT;
     else {
       const outcome = yield* element();

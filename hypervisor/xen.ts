@@ -7,7 +7,7 @@
  */
 
 import { DOMID_SELF } from "../shared/abi/xen.ts";
-import { at } from "../shared/assert.ts";
+import { assert, at } from "../shared/assert.ts";
 import { Channel } from "../shared/channel.ts";
 import { iommuSettings } from "../shared/iommu-settings.ts";
 import {
@@ -20,7 +20,7 @@ import {
   LINE,
   lineOf,
 } from "../shared/layout.ts";
-import { NOT_PRESENT, RECORD_WORDS } from "../shared/limits.ts";
+import { BATCH_GAP, GNTTAB_UNMAP_BATCH_SIZE, NOT_PRESENT, RECORD_WORDS } from "../shared/limits.ts";
 import type { IommuModel, MachineModel } from "../shared/machine.ts";
 import type { MachineMemory, Words } from "../shared/mem.ts";
 import { DomId } from "../shared/units.ts";
@@ -69,7 +69,20 @@ export interface Xen {
   readonly listEntry: ArgumentBuffer;
   /** Slots that have rung and are to be looked at, and the one that is next in turn: scheduling, not state. */
   readonly work: { readonly bits: Int32Array; cursor: number };
+  /** Elements of a batch between two gaps, less one. 0 when somebody wants them to be after every element (F-30). */
+  gapMask: number;
 }
+
+assert((BATCH_GAP & (BATCH_GAP - 1)) === 0, "gaps are a power of two apart");
+assert(
+  BATCH_GAP <= GNTTAB_UNMAP_BATCH_SIZE,
+  "what is held between two gaps of an unmap has its rows",
+);
+
+/** Whether a batch that has done `done` elements is to let go. */
+export const isGapDue = (xen: Xen, done: number): boolean => (done & xen.gapMask) === 0;
+/** Elements of a batch between two gaps. */
+export const gapEvery = (xen: Xen): number => xen.gapMask + 1;
 
 /** What of a struct Xen holds nothing from one handler to the next. */
 type Scratch = Pick<Xen, "record" | "args" | "listEntry">;
@@ -102,6 +115,7 @@ function over(words: Words, memory: MachineMemory, layout: Layout, scratch: Scra
     args: scratch.args,
     listEntry: scratch.listEntry,
     work: { bits: new Int32Array(Math.ceil(slots / 32)), cursor: 0 },
+    gapMask: BATCH_GAP - 1,
   };
 }
 

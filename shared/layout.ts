@@ -33,7 +33,7 @@ import { FrameIndex, type Mfn } from "./units.ts";
 export const MACHINE = {
   TICK: 0, // [runner of the hypervisor] virtual or wall milliseconds
   STOP: 2, // [control] 1: the machine is over
-  FAIL_ALLOCATION: 1, // [control, SLOT] store, [XEN] counts down: allocations until one fails, 0: none does
+  FAIL_ALLOCATION: 1, // [control, SLOT] store, [XEN] counts down: allocations until one fails, 0: none does, below 0: all do
   STEP: 3, // [XEN] records handled: the logical clock
   FREE_FRAMES: 4, // [XEN]
   DOMID_ROVER: 5, // [XEN] last id handed out

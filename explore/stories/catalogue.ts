@@ -45,9 +45,17 @@ import {
   stealStory,
   transferStory,
 } from "./pv-pages.ts";
-import { ringIndexStory, ringPublishStory, ringRequestStory, ringSleepStory } from "./ring.ts";
+
+import {
+  ringIndexStory,
+  ringPublishStory,
+  ringRequestStory,
+  ringResponseStory,
+  ringSleepStory,
+} from "./ring.ts";
 import { ringAnswersStory } from "./ring-answers.ts";
 import { collapseStory, liveEntryStory, untrackedStory } from "./tables.ts";
+
 import {
   movePageStory,
   placeStatusStory,
@@ -85,6 +93,7 @@ export const STORIES: readonly Story[] = [
   ringSleepStory,
   ringIndexStory,
   ringAnswersStory,
+  ringResponseStory,
   ringRequestStory,
   ringPublishStory,
   stormStory,

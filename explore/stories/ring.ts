@@ -9,13 +9,14 @@ import {
   finalCheckRequests,
   initSharedRing,
   pendingRequests,
+  pendingResponses,
   pushRequests,
   putEntries,
   type Ring,
   takeEntries,
 } from "../../domains/ring.ts";
 import { EVTCHNOP_send } from "../../shared/abi/event-channel.ts";
-import { RING_REQ_PROD, ringSlot } from "../../shared/abi/ring.ts";
+import { RING_REQ_PROD, RING_RSP_PROD, ringSlot } from "../../shared/abi/ring.ts";
 import {
   SHARED_INFO_EVTCHN_PENDING,
   VCPU_INFO_PENDING_SEL,
@@ -208,6 +209,39 @@ export const ringIndexStory: Story = {
   sometimes: {
     "B refused the index": (notes) => notes.refused === 1,
     "B was earlier": (notes) => notes.refused === 0,
+  },
+};
+
+/** F-27: a backend that answers more than it was asked is not believed either. */
+export const ringResponseStory: Story = {
+  name: "ring-response",
+  about: "B says that it has answered more requests than the ring of A can hold",
+  model: () => smallModel(),
+  setUp: [frontSetUp, backSetUp],
+  tasks: [
+    {
+      name: "A",
+      domain: A,
+      program: function* (guest, notes) {
+        const ring = ringOf(guest, PAGE);
+        const pending = yield* pendingResponses(ring);
+        notes.refused = pending < 0 ? 1 : 0;
+        if (pending <= ring.size) return;
+        const text = `the frontend believes in ${pending} responses in a ring of ${ring.size}`;
+        wrong(guest, "I-24", text);
+      },
+    },
+    {
+      name: "B",
+      domain: B,
+      program: function* (guest) {
+        yield* storeWord(guest.cpu, HOLE * PAGE_SIZE + RING_RSP_PROD, 1_000_000);
+      },
+    },
+  ],
+  sometimes: {
+    "A refused the index": (notes) => notes.refused === 1,
+    "A was earlier": (notes) => notes.refused === 0,
   },
 };
 

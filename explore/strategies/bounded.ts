@@ -131,45 +131,83 @@ export function delaySearch(bound: number): Search {
   };
 }
 
-/** Every fault task, in turn, takes its steps at every contested choice of the calm run, and nowhere else. */
-export function faultSearch(faults: readonly number[]): Search {
-  let fault = 0;
-  let place = 0;
+/** Contested choices between two steps of a fault: at once, and after a while. */
+const PAUSES: readonly number[] = [0, 4];
+
+/** A fault as the scheduler sees it. */
+export interface FaultTasks {
+  readonly tasks: readonly number[];
+  /** What happens between its first step and its last makes a difference. */
+  readonly lasts: boolean;
+}
+
+/** Where a run of the enumeration lets its fault strike, and what the fault has shown of itself in the last run. */
+interface Strike {
+  fault: number;
+  /** Answer to the first number that is drawn. */
+  variant: number;
+  pause: number;
+  place: number;
+}
+
+/**
+ * Every fault, in turn, strikes at every contested choice of the calm run, and nowhere else; with each answer to the first number
+ * that it draws, and, if it lasts, with a pause between its steps too. A fault may be more than one task.
+ */
+export function faultSearch(faults: readonly FaultTasks[]): Search {
+  const strike: Strike = { fault: 0, variant: 0, pause: 0, place: 0 };
+  const tasks = faults.flatMap((fault) => fault.tasks);
   let points = 0;
+  let next = 0;
+  let drawn = 0;
+  let answers = 1;
   let begun = false;
   let current = HYPERVISOR;
   const scheduler: Scheduler = {
     begin() {
       points = 0;
+      next = strike.place;
+      drawn = 0;
       current = HYPERVISOR;
     },
     choose(candidates, count) {
-      const due = points++ >= place;
-      const own = faults[fault];
+      const own = faults[strike.fault]?.tasks ?? [];
+      const due = points++ >= next;
       let calm = Number.NaN;
       for (let i = 0; i < count; i++) {
         const task = at(candidates, i);
-        if (task === own && due) return own;
-        if (faults.includes(task)) continue;
+        if (due && own.includes(task)) {
+          next = points + item(PAUSES, strike.pause);
+          return task;
+        }
+        if (tasks.includes(task)) continue;
         if (task === current || Number.isNaN(calm)) calm = task;
       }
       // Only faults are left: the run comes to its end without them, or with this one.
       current = Number.isNaN(calm) ? at(candidates, 0) : calm;
       return current;
     },
-    number: () => 0,
+    number(below) {
+      if (drawn++ > 0) return 0;
+      answers = Math.max(answers, below);
+      return strike.variant % below;
+    },
+  };
+  const advance = (): void => {
+    if (++strike.place < points) return;
+    strike.place = 0;
+    if (faults[strike.fault]?.lasts === true && ++strike.pause < PAUSES.length) return;
+    strike.pause = 0;
+    if (++strike.variant < answers) return;
+    strike.variant = 0;
+    answers = 1;
+    strike.fault++;
   };
   return {
     next() {
-      if (faults.length === 0) return undefined;
-      if (begun && place >= points) {
-        place = 0;
-        if (++fault >= faults.length) return undefined;
-      } else if (begun) {
-        place++;
-      }
+      if (begun) advance();
       begun = true;
-      return scheduler;
+      return strike.fault < faults.length ? scheduler : undefined;
     },
   };
 }

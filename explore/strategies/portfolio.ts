@@ -11,7 +11,13 @@ import { randomScheduler } from "../random.ts";
 import { roundRobin } from "../round-robin.ts";
 import type { Scheduler } from "../scheduler.ts";
 import type { Machine } from "../state.ts";
-import { delaySearch, faultSearch, preemptSearch, type Search } from "./bounded.ts";
+import {
+  delaySearch,
+  type FaultTasks,
+  faultSearch,
+  preemptSearch,
+  type Search,
+} from "./bounded.ts";
 import { dporSearch } from "./dpor.ts";
 import { type GuidedSearch, guidedSearch } from "./guided.ts";
 import { pctScheduler } from "./pct.ts";
@@ -21,7 +27,7 @@ import { posScheduler, starveScheduler, urwScheduler } from "./walks.ts";
 export interface Shape {
   readonly points: number;
   readonly steps: readonly number[];
-  readonly faults: readonly number[];
+  readonly faults: readonly FaultTasks[];
 }
 
 /** The next run of a strategy. */

@@ -1,21 +1,125 @@
-// Every fault at every point of every focused story: whatever is killed, paused or woken, the machine stays sound.
+// Faults let loose on the focused stories: whatever is killed, refused, lost or spoilt, and wherever, the machine stays sound and
+// everybody else gets on; and each fault comes to something somewhere.
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { explore } from "../../explore/exploration.ts";
-import { faultsOf, withFault } from "../../explore/faults.ts";
-import { STORIES } from "../../explore/stories/catalogue.ts";
+import { FAULTS } from "../../explore/fault-catalogue.ts";
+import { faultsOf, withFault, withSwarm } from "../../explore/faults.ts";
+import type { Mutant } from "../../explore/mutants/mutant.ts";
+import { openStory } from "../../explore/named.ts";
+import { STORIES, storyNamed } from "../../explore/stories/catalogue.ts";
 import { prepareStory } from "../../explore/story.ts";
+import { buildOf } from "../../toolstack/build-hash.ts";
+import { openMutated } from "../../toolstack/mutant-hook.ts";
 
-const cases = STORIES.flatMap((story) =>
-  faultsOf(story).map((fault) => [`${story.name} + ${fault.name}`, story, fault] as const),
-);
+/** Runs of one fault of one story: all of them, but where a guest has many ways to misbehave. */
+const RUNS = { quiet: 1_000, fatal: 1_000, refused: 1_000, hostile: 40 } as const;
 
-describe("a fault at every point of the calm run", () => {
-  it.each(cases)("%s", (_, story, fault) => {
-    const prepared = prepareStory(withFault(story, fault));
-    const every = explore(prepared, { schedules: 5_000, seed: 1, strategy: "faults" });
-    expect(every?.failure?.findings).toBeUndefined();
-    expect(every?.finished).toBe(true);
-    const some = explore(prepared, { schedules: 150, seed: 1, strategy: "portfolio" });
-    expect(some?.failure?.findings).toBeUndefined();
+const ROOT = join(import.meta.dirname, "..", "..");
+
+/** By word, `kill` of `kill A`: runs in which the fault came to something. */
+const fired = new Map<string, number>();
+
+describe.each(STORIES.map((story) => [story.name, story] as const))("%s", (_, story) => {
+  it("holds with each fault at points of the calm run", () => {
+    for (const fault of faultsOf(story)) {
+      const prepared = prepareStory(withFault(story, fault));
+      const found = explore(prepared, {
+        schedules: RUNS[fault.manner],
+        seed: 1,
+        strategy: "faults",
+      });
+      expect([fault.name, found?.failure?.findings]).toEqual([fault.name, undefined]);
+      for (const row of fault.ids) {
+        fired.set(row, (fired.get(row) ?? 0) + (found?.fired[fault.name] ?? 0));
+      }
+    }
+  });
+
+  it("holds with all its faults switched on and off", () => {
+    const found = explore(prepareStory(withSwarm(story)), {
+      schedules: 150,
+      seed: 1,
+      strategy: "portfolio",
+    });
+    expect(found?.failure?.findings).toBeUndefined();
+  });
+});
+
+describe("the catalogue of faults", () => {
+  const rows = Array.from({ length: 35 }, (_, i) => `F-${String(i + 1).padStart(2, "0")}`);
+
+  it("has each of the 35 rows once", () => {
+    expect(FAULTS.map(({ id }) => id)).toEqual(rows);
+  });
+
+  it("knows every fault that a story has room for", () => {
+    const used = new Set(STORIES.flatMap((story) => faultsOf(story).flatMap(({ ids }) => ids)));
+    const words = STORIES.flatMap((story) => faultsOf(story).map(({ name }) => name));
+    for (const { id, how, where } of FAULTS) {
+      expect([id, used.has(id)]).toEqual([id, how === "fault" || id === "F-31"]);
+      if (how !== "fault") continue;
+      for (const word of where)
+        expect([word, words.some((one) => one.startsWith(word))]).toEqual([word, true]);
+    }
+  });
+
+  it("points to stories and tests that are there", () => {
+    for (const { how, where } of FAULTS) {
+      if (how === "story")
+        expect(where.filter((name) => storyNamed(name) === undefined)).toEqual([]);
+      if (how === "test") expect(where.filter((path) => !existsSync(join(ROOT, path)))).toEqual([]);
+    }
+  });
+
+  it("has no fault that never came to anything", () => {
+    const put = FAULTS.filter(({ how }) => how === "fault").map(({ id }) => id);
+    expect(put.filter((id) => (fired.get(id) ?? 0) === 0)).toEqual([]);
+  });
+});
+
+describe("a failing allocation", () => {
+  const leak: Mutant = {
+    id: "leak",
+    name: "none",
+    origin: "none",
+    mechanism: "a map whose table page cannot be had keeps its reference on the page",
+    patches: [
+      {
+        file: "hypervisor/grant-map.ts",
+        from: "      dropMappingReferences(xen, caller.domid, granter, frame, flags);\n    }\n    putPage(xen, frame);\n",
+        to: "      dropMappingReferences(xen, caller.domid, granter, frame, flags);\n    }\n",
+      },
+    ],
+    story: "partial-unmap",
+    depth: 1,
+    caughtBy: [],
+  };
+
+  it("finds what is not undone, and its replay names it", async () => {
+    const plain = await openMutated(leak, "partial-unmap");
+    const open = plain.open({ schedules: 100, seed: 1, strategy: "portfolio" });
+    open?.go(100);
+    expect(open?.result().failure).toBeUndefined();
+    const story = await openMutated(leak, "partial-unmap + fail allocation");
+    const faulty = story.open({ schedules: 1_000, seed: 1, strategy: "faults" });
+    faulty?.go(1_000);
+    const result = faulty?.result();
+    expect(result?.failure?.id).toBe("I-04");
+    const told = result && story.tell(story.finish(result), buildOf([]));
+    expect(told?.file.faults).toEqual([{ ids: ["F-11"], name: "fail allocation" }]);
+    const file = JSON.parse(JSON.stringify(told?.file));
+    expect(story.replay(file)).toMatchObject({ divergence: undefined, again: true });
+  });
+});
+
+describe("a lost wake-up", () => {
+  it("is made up for when the sleeper is woken to look again", () => {
+    const story = openStory("send + lose wake-up of A");
+    const open = story.open({ schedules: 1_000, seed: 1, strategy: "faults" });
+    open?.go(1_000);
+    expect(open?.result()).toMatchObject({ failure: undefined, finished: true });
+    expect(open?.result().fired["lose wake-up of A"]).toBeGreaterThan(0);
   });
 });
