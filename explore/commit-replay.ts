@@ -75,21 +75,40 @@ function historyKey(words: Words, layout: Layout, commits: readonly Commit[]): n
   return (one >>> 0) * 2 ** 21 + ((other >>> 0) & 0x1fffff);
 }
 
-/** An operation, with its mark: a place between two records of the history. Undefined: it has none, and is fitted in. */
-interface Step extends Operation<GrantOp> {
-  readonly mark: number | undefined;
+/** An operation, with its mark. Undefined: it has none, and is fitted in. */
+export interface Marked extends Operation<GrantOp> {
+  readonly mark: Mark | undefined;
+}
+
+interface Mark {
+  /** Between two records of the history. */
+  readonly place: number;
+  /** Step of the run; undefined: that of the operation's return. */
+  readonly step?: number;
+  /** Undefined: a guest's own store. */
+  readonly commit?: Commit;
+}
+
+/** Each operation of a reference with the mark that is its own. */
+export function markedOperations(
+  { operations, granter, ref }: ReferenceHistory,
+  commits: readonly Commit[],
+): readonly Marked[] {
+  const marks = commits.filter((one) => one.granter === granter && one.ref === ref);
+  const taken = new Set<Commit>();
+  return operations.map((one) => ({ ...one, mark: markOf(one, marks, taken) }));
 }
 
 /** A sentence about the first operation that is not legal where its mark stands. */
 function replayCommits(history: ReferenceHistory, commits: readonly Commit[]): string | undefined {
-  const marks = commits.filter(
-    ({ granter, ref }) => granter === history.granter && ref === history.ref,
+  const steps = markedOperations(history, commits);
+  const stray = commits.find(
+    (commit) =>
+      commit.type === TRACE_GRANT_MAP &&
+      commit.granter === history.granter &&
+      commit.ref === history.ref &&
+      steps.every(({ mark }) => mark?.commit !== commit),
   );
-  const taken = new Set<Commit>();
-  const steps = history.operations.map(
-    (one): Step => ({ ...one, mark: markOf(one, marks, taken) }),
-  );
-  const stray = marks.find((mark) => !taken.has(mark) && mark.type === TRACE_GRANT_MAP);
   if (stray !== undefined) return `d${stray.domain} has mapped it, which nobody called`;
   return new Replay(grantModel(history.ref), steps).run();
 }
@@ -98,11 +117,12 @@ function markOf(
   one: Operation<GrantOp>,
   marks: readonly Commit[],
   taken: Set<Commit>,
-): number | undefined {
+): Mark | undefined {
   const { op, called, returned } = one;
   // A guest's own store and its note are one step, and the log has looked before it.
-  if (op.f === "grant" || op.f === "end")
-    return returned === undefined ? undefined : returned - 0.25;
+  if (op.f === "grant" || op.f === "end") {
+    return returned === undefined ? undefined : { place: returned - 0.25 };
+  }
   if (op.f !== "map" && op.f !== "unmap") return undefined;
   const mark = marks.find(
     (candidate) =>
@@ -114,7 +134,7 @@ function markOf(
   );
   if (mark === undefined) return undefined;
   taken.add(mark);
-  return mark.at - 0.5;
+  return { place: mark.at - 0.5, step: mark.step, commit: mark };
 }
 
 /** Whether a mark is of what the operation was answered; whoever has no answer may have been refused. */
@@ -127,11 +147,11 @@ function fits({ type }: Commit, op: GrantOp, returned: number | undefined): bool
 
 class Replay {
   readonly #model: Model<GrantState, GrantOp>;
-  readonly #steps: readonly Step[];
+  readonly #steps: readonly Marked[];
   readonly #done: boolean[] = [];
   #state: GrantState;
 
-  constructor(model: Model<GrantState, GrantOp>, steps: readonly Step[]) {
+  constructor(model: Model<GrantState, GrantOp>, steps: readonly Marked[]) {
     this.#model = model;
     this.#steps = steps;
     this.#state = model.start;
@@ -154,7 +174,7 @@ class Replay {
     const { op } = item(this.#steps, i);
     if (op.f !== "end" || op.done) return false;
     return this.#steps.some(
-      (other) => other.op.f === "map" && other.called < place && (other.mark ?? 0) > place,
+      (other) => other.op.f === "map" && other.called < place && (other.mark?.place ?? 0) > place,
     );
   }
 
@@ -192,7 +212,7 @@ class Replay {
   }
 
   #markOf(i: number): number {
-    return item(this.#steps, i).mark ?? Number.POSITIVE_INFINITY;
+    return item(this.#steps, i).mark?.place ?? Number.POSITIVE_INFINITY;
   }
 
   #illegal(i: number): string {

@@ -19,6 +19,8 @@ import type { Machine } from "./state.ts";
 export interface Commit {
   /** Records of the history before it. */
   readonly at: number;
+  /** Step of the run. */
+  readonly step: number;
   readonly type: typeof TRACE_GRANT_MAP | typeof TRACE_GRANT_UNMAP | typeof TRACE_GRANT_REFUSED;
   /** Who called. */
   readonly domain: number;
@@ -32,7 +34,8 @@ export interface CommitLog {
   look(): void;
 }
 
-export function openCommits({ words, layout }: Machine): CommitLog {
+export function openCommits(machine: Machine): CommitLog {
+  const { words, layout } = machine;
   const ring = hypervisorRing(layout);
   let seen = traceCount(words, layout, ring);
   let lost = false;
@@ -45,15 +48,21 @@ export function openCommits({ words, layout }: Machine): CommitLog {
       for (const count = traceCount(words, layout, ring); seen < count; seen++) {
         const record = traceRecord(words, layout, ring, seen);
         if (record === undefined) lost = true;
-        else noteCommit(commits, load(words, layout.history), record);
+        else
+          noteCommit(commits, { at: load(words, layout.history), step: machine.steps - 1 }, record);
       }
     },
   };
 }
 
-function noteCommit(commits: Commit[], at: number, record: Int32Array): void {
+/** The next step has been chosen, and counted, when the log looks. */
+function noteCommit(
+  commits: Commit[],
+  place: Pick<Commit, "at" | "step">,
+  record: Int32Array,
+): void {
   const [, type, domain = 0, granter = 0, ref = 0] = record;
   if (type === TRACE_GRANT_MAP || type === TRACE_GRANT_UNMAP || type === TRACE_GRANT_REFUSED) {
-    commits.push({ at, type, domain, granter, ref });
+    commits.push({ ...place, type, domain, granter, ref });
   }
 }

@@ -3,6 +3,7 @@
  * touch. Ours; stress spec section 9.
  */
 import type { Report } from "./report.ts";
+import { historyPicture } from "./report-history.ts";
 
 const escaped = (text: string): string =>
   text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll('"', "&quot;");
@@ -20,6 +21,13 @@ for(const row of rows){const hit=row.textContent.toLowerCase().includes(word)||r
 row.classList.toggle("hidden",!hit||(!all&&row.classList.contains("quiet")))}};
 document.querySelector("#filter").addEventListener("input",apply);
 document.querySelector("#all").addEventListener("change",apply);apply();`;
+
+const historyOf = ({ history, steps }: Report): string =>
+  history.length === 0
+    ? ""
+    : `<h2>What guests called of their grants</h2>
+<p>A bar is a call up to its return, in steps; the red line is where it took effect.</p>
+${historyPicture(history, steps.length, escaped)}`;
 
 /** `command` shows the failure again. */
 export function htmlReport(report: Report, command: string): string {
@@ -54,7 +62,7 @@ schedule would not make.</p>
 <tbody>
 ${rows.join("\n")}
 </tbody></table>
-${list("Necessary order", report.necessary)}${list("Who waits", report.waiting)}${list("What may race", report.racy)}
+${historyOf(report)}${list("Necessary order", report.necessary)}${list("Who waits", report.waiting)}${list("What may race", report.racy)}
 <script>${SCRIPT}</script></body></html>
 `;
 }

@@ -2,9 +2,11 @@
  * A failure to be read by a person: one column a task, one line a step that matters, the order that is necessary, and who waits
  * for what. Rule: what is told is the shrunk schedule, made again and watched. Ours; stress spec section 9.
  */
+import { readHistory } from "../shared/history.ts";
 import type { Failure } from "./exploration.ts";
+import { type Bar, historyBars } from "./report-history.ts";
 import { type Shrunk, signatureOf } from "./shrink.ts";
-import { type PreparedStory, runStory } from "./story.ts";
+import { type PreparedStory, runStory, type StoryRun } from "./story.ts";
 import { MACHINE_RACY } from "./story-memory.ts";
 import { type Deviation, deviationScheduler } from "./strategies/deviations.ts";
 import { type Told, type Watch, watchMachine } from "./watch.ts";
@@ -20,6 +22,8 @@ export interface Report {
   readonly necessary: readonly string[];
   /** Tasks that had not ended. */
   readonly waiting: readonly string[];
+  /** What guests called of their grants, in a story that keeps a history. */
+  readonly history: readonly Bar[];
   /** What the race detector was told not to judge, with the reasons. */
   readonly racy: readonly string[];
 }
@@ -39,6 +43,8 @@ export function reportOf(found: PreparedStory, failure: Failure, shrunk: Shrunk)
   });
   watch?.end();
   const steps = watch?.steps ?? [];
+  // The next run is made over the same buffers.
+  const history = barsOf(run, steps);
   const { story } = prepared;
   const columns = [...new Set(steps.map(({ name }) => name))].toSorted((one, other) =>
     one === "hypervisor" ? 1 : other === "hypervisor" ? -1 : one < other ? -1 : 1,
@@ -53,7 +59,15 @@ export function reportOf(found: PreparedStory, failure: Failure, shrunk: Shrunk)
     necessary: necessaryOrder(prepared, failure, shrunk, steps),
     waiting: run.outcome.waiting ?? [],
     racy: racyReasons(prepared),
+    history,
   };
+}
+
+function barsOf({ machine: { words, layout }, log }: StoryRun, steps: readonly Told[]) {
+  if (log === undefined) return [];
+  log.look();
+  const counts = steps.map(({ noted }) => noted);
+  return historyBars(readHistory(words, layout).records, log.commits ?? [], counts);
 }
 
 /** In sc nobody looks for races. */

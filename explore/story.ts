@@ -19,7 +19,7 @@ import { isOver } from "./actor.ts";
 import { auditOnce, type SoundStates, soundStates } from "./audit-once.ts";
 import { type Findings, stepCheck } from "./checks.ts";
 import { judgeOnce } from "./commit-replay.ts";
-import { openCommits } from "./commits.ts";
+import { type CommitLog, openCommits } from "./commits.ts";
 import { watchFreed } from "./freed-watch.ts";
 import { watchHostileWords } from "./handler-watch.ts";
 import { type MachineImage, machineImage } from "./image.ts";
@@ -154,6 +154,8 @@ export interface StoryRun {
   readonly machine: Machine;
   readonly notes: Notes;
   readonly known: readonly string[];
+  /** When its grant operations took effect, in a story that keeps a history. */
+  readonly log: CommitLog | undefined;
 }
 
 export interface StoryOptions {
@@ -215,7 +217,7 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
   const command = options.command ?? `explore ${story.name}`;
   const maxSteps = chaosSteps + SETTLE_STEPS;
   const outcome = liveness.judge(run(machine, { command, maxSteps }));
-  if (outcome.verdict !== "finished") return { outcome, machine, notes, known };
+  if (outcome.verdict !== "finished") return { outcome, machine, notes, known, log };
   machine.auditing = true;
   const end = (): readonly string[] => {
     const { broken, known: holes } = audited();
@@ -224,7 +226,7 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
     return judgeOnce(prepared.histories, machine, log);
   };
   const ended = judgeEnd({ prepared, machine, notes, anew }, outcome, end);
-  return { outcome: ended, machine, notes, known };
+  return { outcome: ended, machine, notes, known, log };
 }
 
 interface Ended {

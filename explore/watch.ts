@@ -5,8 +5,9 @@
  */
 import { at } from "../shared/assert.ts";
 import { PGC_xen_heap } from "../shared/frame-flags.ts";
+import { isRecorded } from "../shared/history.ts";
 import { DOM, domainOf } from "../shared/layout.ts";
-import { TOUCH_WRITE } from "../shared/mem.ts";
+import { load, TOUCH_WRITE } from "../shared/mem.ts";
 import { hypervisorRing, traceCount, traceRecord } from "../shared/trace.ts";
 import { isOver } from "./actor.ts";
 import { callName, tracePhrase } from "./call-names.ts";
@@ -19,6 +20,8 @@ import { calmChoice } from "./strategies/deviations.ts";
 export interface Told {
   /** From 1. */
   readonly step: number;
+  /** Records of the history before it. */
+  readonly noted: number;
   readonly task: number;
   readonly name: string;
   /** Whether the calm schedule would have let another one go on. */
@@ -90,6 +93,7 @@ export function watchMachine(machine: Machine, image: MachineImage): Watch {
       current = choice;
       steps.push({
         step: steps.length + 1,
+        noted: isRecorded(machine.layout) ? load(machine.words, machine.layout.history) : 0,
         task: choice,
         name: taskName(machine, choice),
         forced,

@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { judgeRun } from "../../explore/commit-replay.ts";
 import type { Commit } from "../../explore/commits.ts";
 import { MUTANTS } from "../../explore/mutants/catalogue.ts";
+import { htmlReport } from "../../explore/report-html.ts";
 import {
   HISTORY_CALL,
   HISTORY_END,
@@ -33,7 +34,7 @@ class Run {
   }
   mark(type: Commit["type"]): void {
     const at = this.records.length;
-    this.commits.push({ at, type, domain: MAPPER, granter: GRANTER, ref: REF });
+    this.commits.push({ at, step: at, type, domain: MAPPER, granter: GRANTER, ref: REF });
   }
   granted(): void {
     this.answer(this.call(HISTORY_GRANT, { to: MAPPER }), GNTST_okay);
@@ -124,8 +125,18 @@ describe("the history of a story", () => {
       "explore/named.ts",
     );
     const limits = { schedules: 1_500, seed: 1, strategy: "portfolio", without: ["B.1"] };
-    const open = openStory("revoke").open(limits);
+    const story = openStory("revoke");
+    const open = story.open(limits);
     open?.go(limits.schedules);
-    expect(open?.result().failure).toMatchObject({ id: "H-1" });
+    const result = open?.result();
+    expect(result?.failure).toMatchObject({ id: "H-1" });
+    if (result === undefined) return;
+    const build = { source: "here", node: "here", mutants: ["M23"] };
+    const report = story.tell(story.finish(result), build)?.report;
+    const map = report?.history.find(({ text }) => text.startsWith("grant 1/8: d2 map"));
+    // It takes effect where the granter's end has taken effect already.
+    const end = report?.history.find(({ text }) => text === "grant 1/8: access ended");
+    expect(map?.tick).toBeGreaterThan(end?.tick ?? Number.POSITIVE_INFINITY);
+    expect(report && htmlReport(report, "again")).toContain("<svg");
   });
 });
