@@ -3,8 +3,8 @@
  * after boot, and the frames that boot has written. Thousands of runs a second need this; a boot takes longer than
  * a run of a small machine.
  *
- * Rules: an image lends its buffers to one machine at a time, and the machine before it is over; what the hypervisor
- * keeps outside the buffers is empty then, so a fresh struct Xen over restored buffers is the booted one.
+ * Rules: an image lends its buffers to one machine at a time, and the machine before it is over. What the hypervisor
+ * keeps outside the buffers is little, and is emptied with them.
  * Ours (design 10.3).
  */
 import { bootHypervisor } from "../hypervisor/main.ts";
@@ -17,7 +17,6 @@ import { FrameIndex } from "../shared/units.ts";
 
 export interface MachineImage {
   readonly model: MachineModel;
-  /** As it booted; each run has a fresh one over the same buffers. */
   readonly xen: Xen;
   readonly layout: Layout;
   readonly words: Words;
@@ -54,5 +53,6 @@ export function restoreImage(image: MachineImage): Xen {
   memory.plain = undefined;
   words.set(image.bootWords);
   memory.putBack(frames);
-  return putBackXen(image.xen);
+  putBackXen(image.xen);
+  return image.xen;
 }

@@ -93,17 +93,19 @@ export function rawGuest(
   const { words, memory, layout, model } = machine;
   const slot = at(words, domainOf(layout, domid) + DOM.SLOT + vcpu);
   const index = at(words, domainOf(layout, domid) + DOM.MODEL);
+  const known = callers[slot];
+  const told = known?.cpu.boot;
+  const isTold = told?.domid === domid && told.name === model.domains[index]?.name;
   const cpu: Cpu = {
     mmu: new Mmu(words, memory, layout, slot),
     words,
     layout,
     slot,
     points: true,
-    boot: bootInfoOf(model, index, domid),
+    boot: isTold ? told : bootInfoOf(model, index, domid),
   };
   const page = argumentPage(machine, domid, vcpu);
   const quiet: Cpu = { ...cpu, points: false };
-  const known = callers[slot];
   const caller =
     known === undefined
       ? createCaller(quiet, page * PAGE_SIZE)

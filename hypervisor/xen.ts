@@ -84,20 +84,7 @@ export const isGapDue = (xen: Xen, done: number): boolean => (done & xen.gapMask
 /** Elements of a batch between two gaps. */
 export const gapEvery = (xen: Xen): number => xen.gapMask + 1;
 
-/** What of a struct Xen holds nothing from one handler to the next. */
-type Scratch = Pick<Xen, "record" | "args" | "listEntry">;
-
-export const xenOf = (words: Words, memory: MachineMemory, layout: Layout): Xen =>
-  over(words, memory, layout, {
-    record: new Int32Array(RECORD_WORDS),
-    args: new ArgumentBuffer(),
-    listEntry: new ArgumentBuffer(),
-  });
-
-/** The hypervisor over buffers that have been put back to what they were when nothing was pending. */
-export const putBackXen = (xen: Xen): Xen => over(xen.words, xen.memory, xen.layout, xen);
-
-function over(words: Words, memory: MachineMemory, layout: Layout, scratch: Scratch): Xen {
+export function xenOf(words: Words, memory: MachineMemory, layout: Layout): Xen {
   const slots = layout.model.limits.slots;
   const iommu = iommuSettings(layout.model);
   return {
@@ -111,12 +98,22 @@ function over(words: Words, memory: MachineMemory, layout: Layout, scratch: Scra
     channels: Array.from({ length: slots }, (_, slot) => new Channel(words, layout, slot)),
     pending: new Array<Preemptible | undefined>(slots).fill(undefined),
     gaps: new Array<Gap>(slots).fill(GAP_PREEMPT),
-    record: scratch.record,
-    args: scratch.args,
-    listEntry: scratch.listEntry,
+    record: new Int32Array(RECORD_WORDS),
+    args: new ArgumentBuffer(),
+    listEntry: new ArgumentBuffer(),
     work: { bits: new Int32Array(Math.ceil(slots / 32)), cursor: 0 },
     gapMask: BATCH_GAP - 1,
   };
+}
+
+/** Forgets what hangs on the heap: the buffers have been put back to a moment at which nothing was pending. */
+export function putBackXen(xen: Xen): void {
+  for (const channel of xen.channels) channel.lookAgain();
+  xen.pending.fill(undefined);
+  xen.gaps.fill(GAP_PREEMPT);
+  xen.work.bits.fill(0);
+  xen.work.cursor = 0;
+  xen.gapMask = BATCH_GAP - 1;
 }
 
 /** Reads a column of the domain table. */

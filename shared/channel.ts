@@ -50,6 +50,12 @@ export class Channel {
     this.#seenProducer = Atomics.load(words, this.#base + CHANNEL.PRODUCER);
   }
 
+  /** Both: the control buffer has been put back to another time. */
+  lookAgain(): void {
+    this.#seenConsumer = Atomics.load(this.#words, this.#base + CHANNEL.CONSUMER);
+    this.#seenProducer = Atomics.load(this.#words, this.#base + CHANNEL.PRODUCER);
+  }
+
   #record(index: number): number {
     return this.#base + CHANNEL.RECORDS + (index & (CHANNEL_RECORDS - 1)) * RECORD_WORDS;
   }
