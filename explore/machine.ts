@@ -80,6 +80,7 @@ export function machineOver(xen: Xen, options: ExploreOptions): Machine {
     deaths: [],
     schedule: [],
     findings: [],
+    claimed: false,
     log: undefined,
     late: undefined,
     candidates: new Int32Array(2 * slots + 1),

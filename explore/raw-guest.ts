@@ -150,6 +150,7 @@ export function* domctl(
 export function wrong(guest: Guest, id: string, text: string): void {
   if (guest.unjudged === true) return;
   guest.machine.findings.push(`${id}: ${text}`);
+  guest.machine.claimed = true;
 }
 
 /** Maps the guest's own grant frame where the story looks for it. */

@@ -3,14 +3,18 @@
  *
  *   0. memory is made stronger         2. departures are left out
  *   1. whole tasks are left out        3. schedules with one and two preemptions are searched for the same failure
- *                                      4. what is left is moved a little, and cut again
+ *   5. single calls are left out       4. what is left is moved a little, and cut again
  *
  * Rules: a candidate is accepted if it fails in the same way (id of the check, sentence without its numbers); the original
- * is kept beside it; at most `runs` runs. Behaviour: stress spec section 7; ddmin after Zeller and Hildebrandt.
+ * is kept beside it; at most `runs` runs. What a program claims holds for whoever makes all its calls, what a story claims at the
+ * end for whoever has everybody take part: with less, such a claim would fail on a sound machine too. Behaviour: stress spec section 7; ddmin after Zeller and Hildebrandt.
  */
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
+import { at } from "../shared/assert.ts";
+import { LINE, lineOf } from "../shared/layout.ts";
 import { findingId } from "./checks.ts";
 import type { Failure } from "./exploration.ts";
+import { callOf } from "./left-out.ts";
 import type { Outcome } from "./run.ts";
 import { type PreparedStory, runStory, type StoryRun } from "./story.ts";
 import { preemptSearch } from "./strategies/bounded.ts";
@@ -81,7 +85,12 @@ export function shrink(
   limit = SHRINK_RUNS,
 ): Shrunk | undefined {
   const start = { deviations: failure.deviations, numbers: failure.numbers, without: [] };
-  const first = replaySchedule(prepared, start, failure.seed, failure.everyStep).run.outcome;
+  const { outcome: first, said } = replaySchedule(
+    prepared,
+    start,
+    failure.seed,
+    failure.everyStep,
+  ).run;
   if (first.verdict === "finished") return undefined;
   const state: Shrinking = {
     prepared,
@@ -92,10 +101,13 @@ export function shrink(
     best: start,
   };
   strengthenMemory(state);
-  leaveOutTasks(state);
+  // Whoever waits for somebody who is left out waits for ever: that is another failure.
+  const mayLack = said !== "judge" && !state.signature.startsWith("L-");
+  if (mayLack) leaveOutTasks(state);
   leaveOutDeviations(state);
   searchSmaller(state);
   jitter(state);
+  if (mayLack && said !== "program") leaveOutCalls(state);
   const { run } = replaySchedule(state.prepared, state.best, failure.seed, failure.everyStep);
   return {
     ...state.best,
@@ -142,11 +154,24 @@ function strengthenMemory(state: Shrinking): void {
 }
 
 function leaveOutTasks(state: Shrinking): void {
-  // Whoever waits for a task that is left out waits for ever: that is another failure.
-  if (state.signature.startsWith("L-")) return;
   const { story } = state.prepared;
   for (const { name } of [...story.tasks, ...(story.others ?? [])]) {
     accept(state, { ...state.best, without: [...state.best.without, name] });
+  }
+}
+
+/** The last calls first: those before them then happen where they did. */
+function leaveOutCalls(state: Shrinking): void {
+  const { prepared, failure, best } = state;
+  const { machine } = replaySchedule(prepared, best, failure.seed, failure.everyStep).run;
+  for (const actor of machine.actors) {
+    if (actor === undefined) continue;
+    const field = lineOf(machine.layout, actor.slot) + LINE.HYPERCALLS;
+    const made = at(machine.words, field) - at(prepared.image.bootWords, field);
+    for (let call = made; call > 0; call--) {
+      const name = callOf(actor.part.name, call);
+      accept(state, { ...state.best, without: [...state.best.without, name] });
+    }
   }
 }
 

@@ -116,6 +116,8 @@ export interface Machine {
   readonly schedule: number[];
   /** Violations; the run ends at the first. */
   readonly findings: string[];
+  /** Whether a finding is what a program of the story says. */
+  claimed: boolean;
   /** Who is told of every step and every access, when somebody wants to know. */
   log: StepLog | undefined;
   /** Undefined: memory is sc, and a store is there at once. */

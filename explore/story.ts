@@ -23,6 +23,7 @@ import { type CommitLog, openCommits } from "./commits.ts";
 import { watchFreed } from "./freed-watch.ts";
 import { watchHostileWords } from "./handler-watch.ts";
 import { type MachineImage, machineImage } from "./image.ts";
+import { leavingOut } from "./left-out.ts";
 import { SETTLE_STEPS, watchLiveness } from "./liveness.ts";
 import { assign, buildMachine, machineOver } from "./machine.ts";
 import { tagWatch } from "./quiet-watch.ts";
@@ -156,13 +157,17 @@ export interface StoryRun {
   readonly known: readonly string[];
   /** When its grant operations took effect, in a story that keeps a history. */
   readonly log: CommitLog | undefined;
+  /** Who says what is wrong: the checks of every run, a program of the story, or the story's own judge. */
+  readonly said: Said;
 }
+
+export type Said = "checks" | "program" | "judge";
 
 export interface StoryOptions {
   readonly seed: number;
   readonly scheduler: Scheduler;
   readonly command?: string;
-  /** Names of tasks that do not take part. */
+  /** Names of tasks that do not take part, and of calls that are not made (left-out.ts). */
   readonly without?: readonly string[];
   /** The whole audit after each step of the hypervisor. */
   readonly everyStep?: boolean;
@@ -200,59 +205,74 @@ export function runStory(prepared: PreparedStory, options: StoryOptions): StoryR
   liveness.begin(machine, image);
   strayTags = tagWatch(machine.xen);
   assignOthers(machine, story, notes, options.without ?? []);
-  if (story.hostileWords === true)
-    watchHostileWords(machine, image, machine.options.scheduler, story.hostile ?? []);
-  if (everyStep) watchFreed(machine, image);
-  if (prepared.memory !== "sc") {
-    // The same choices lead elsewhere in another memory.
-    mix(machine, MEMORY_MODES.indexOf(prepared.memory));
-    machine.late = new StoryMemory(machine, image, {
-      mode: prepared.memory,
-      racy: story.racy ?? [],
-      // Whoever waits for a value finds it in the end.
-      choose: (count) => (machine.settling ? 0 : machine.options.scheduler.number(count)),
-    });
-  }
+  setTerms(machine, prepared, options);
   options.watch?.(machine, image);
   const command = options.command ?? `explore ${story.name}`;
   const maxSteps = chaosSteps + SETTLE_STEPS;
   const outcome = liveness.judge(run(machine, { command, maxSteps }));
-  if (outcome.verdict !== "finished") return { outcome, machine, notes, known, log };
+  const told = { machine, notes, known, log };
+  if (outcome.verdict !== "finished") {
+    return { ...told, outcome, said: machine.claimed ? "program" : "checks" };
+  }
   machine.auditing = true;
+  const claims = story.judge?.(machine, notes) ?? [];
+  if (claims.length > 0) {
+    return { ...told, outcome: violation(outcome, claims), said: "judge" };
+  }
   const end = (): readonly string[] => {
     const { broken, known: holes } = audited();
     known.push(...holes);
     if (broken.length > 0 || log === undefined) return broken;
     return judgeOnce(prepared.histories, machine, log);
   };
-  const ended = judgeEnd({ prepared, machine, notes, anew }, outcome, end);
-  return { outcome: ended, machine, notes, known, log };
+  const ended = judgeEnd({ prepared, machine, anew }, outcome, end);
+  return { ...told, outcome: ended, said: "checks" };
 }
+
+/** What is special about the memory of a run, and about what takes part in it. */
+function setTerms(
+  machine: Machine,
+  { story, image, memory }: PreparedStory,
+  { without = [], everyStep = false }: StoryOptions,
+): void {
+  if (story.hostileWords === true)
+    watchHostileWords(machine, image, machine.options.scheduler, story.hostile ?? []);
+  if (everyStep || story.auditEveryStep === true) watchFreed(machine, image);
+  // The same choices lead elsewhere without some of the calls.
+  for (const letter of without.join()) mix(machine, letter.codePointAt(0) ?? 0);
+  if (memory === "sc") return;
+  // The same choices lead elsewhere in another memory.
+  mix(machine, MEMORY_MODES.indexOf(memory));
+  machine.late = new StoryMemory(machine, image, {
+    mode: memory,
+    racy: story.racy ?? [],
+    // Whoever waits for a value finds it in the end.
+    choose: (count) => (machine.settling ? 0 : machine.options.scheduler.number(count)),
+  });
+}
+
+const violation = (outcome: Outcome, findings: readonly string[]): Outcome => ({
+  ...outcome,
+  verdict: "violation",
+  findings,
+});
 
 interface Ended {
   readonly prepared: PreparedStory;
   readonly machine: Machine;
-  readonly notes: Notes;
   /** Nothing is taken for sound because it was so before. */
   readonly anew: boolean;
 }
 
-/** What the story claims, the audit, and whether the dead go once everybody gives back what he holds of them (L-6). */
+/** The audit, and whether the dead go once everybody gives back what he holds of them (L-6). */
 function judgeEnd(
-  { prepared, machine, notes, anew }: Ended,
+  { prepared, machine, anew }: Ended,
   outcome: Outcome,
   audit: () => readonly string[],
 ): Outcome {
-  const { story, image, sound } = prepared;
-  const violation = (findings: readonly string[]): Outcome => ({
-    ...outcome,
-    verdict: "violation",
-    findings,
-  });
-  const claims = story.judge?.(machine, notes) ?? [];
-  if (claims.length > 0) return violation(claims);
+  const { image, sound } = prepared;
   const broken = audit();
-  if (broken.length > 0) return violation(broken);
+  if (broken.length > 0) return violation(outcome, broken);
   if (dyingDomains(machine.xen).length === 0) return outcome;
   const state = isCalm(machine) ? stateKey(image, machine.xen) : undefined;
   if (state !== undefined && !anew && sound.mortal.has(state)) return outcome;
@@ -260,7 +280,7 @@ function judgeEnd(
   if (after.verdict === "bug") return after;
   const stuck = [...machine.findings, ...stuckTeardown(machine.xen)];
   const findings = stuck.length > 0 ? stuck : audit();
-  if (findings.length > 0) return violation(findings);
+  if (findings.length > 0) return violation(outcome, findings);
   if (state !== undefined) sound.mortal.add(state);
   return outcome;
 }
@@ -287,7 +307,8 @@ function partsOf(prepared: PreparedStory, notes: Notes, without: readonly string
     };
     const isFault = task.isFault === true;
     const mustFinish = !isFault && story.mayWait !== true;
-    return { name: task.name, program: task.program(guest, notes), mustFinish, isFault };
+    const program = leavingOut(task.name, task.program(guest, notes), without);
+    return { name: task.name, program, mustFinish, isFault };
   };
 }
 
@@ -301,6 +322,7 @@ function assignOthers(
     if (without.includes(name)) continue;
     const mustFinish = isFault !== true && story.mayWait !== true;
     const fault = isFault === true;
-    assign(machine, slot, { name, program: program(machine, notes), mustFinish, isFault: fault });
+    const its = leavingOut(name, program(machine, notes), without);
+    assign(machine, slot, { name, program: its, mustFinish, isFault: fault });
   }
 }

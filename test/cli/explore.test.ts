@@ -68,7 +68,7 @@ describe("explore", () => {
       "--strategy dpor: in relaxed",
     ],
     [["explore", "revoke", "--memory", "weak"], "Allowed choices are sc, tso, relaxed"],
-    [["explore", "--mutants", "M64"], 'unknown mutant "M64"'],
+    [["explore", "--mutants", "M99"], 'unknown mutant "M99"'],
     [["explore", "revoke", "--set", "machine.memory=1MiB"], "--set: a story has no machine.memory"],
     [["stress", "revoke", "sned"], 'unknown story "sned"; did you mean "send"?'],
   ])("%j is refused in one line", (args, line) => {
