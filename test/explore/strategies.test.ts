@@ -23,8 +23,8 @@ describe("dpor", () => {
     "meets %s in one of the orders that it makes",
     async (_, mutant) => {
       const story = await openMutated(mutant, mutant.story);
-      const open = story.open({ schedules: 5_000, seed: 0, strategy: "dpor" });
-      open?.go(5_000);
+      const open = story.open({ schedules: 10_000, seed: 0, strategy: "dpor" });
+      open?.go(10_000);
       expect(mutant.caughtBy).toContain(open?.result().failure?.id);
     },
   );
