@@ -94,6 +94,8 @@ function print(
       budget: row.budget,
       check: row.check,
       forcedSwitches: row.forcedSwitches,
+      shrinkMs: row.shrinkMs,
+      replayed: row.replayed,
     }));
     const why = outOfReach.map((row) => ({ id: row.id, why: row.why }));
     process.stdout.write(`${JSON.stringify({ mutants: rows, outOfReach: why })}\n`);
@@ -120,5 +122,24 @@ function print(
   const out = outOfReach.map(({ id, name, why }) => `– out of reach  ${id}  ${name}: ${why}`);
   const found = results.filter((row) => row.found).length;
   const summary = `${found} of ${ids.length} found; ${outOfReach.length} out of reach`;
-  process.stdout.write(`${[...lines, ...missed, ...out, summary].join("\n")}\n`);
+  process.stdout.write(
+    `${[...lines, ...missed, ...out, summary, shrinking(results)].join("\n")}\n`,
+  );
+}
+
+/** How small failures became, how long that took, and how many were seen again from their own choices. */
+function shrinking(results: readonly MutantResult[]): string {
+  const depths = new Map<string, number>(MUTANTS.map(({ id, depth }) => [id, depth]));
+  const small = results.filter(
+    ({ id, forcedSwitches }) =>
+      forcedSwitches !== null && forcedSwitches <= (depths.get(id) ?? 0) + 1,
+  );
+  const total = (of: (row: MutantResult) => number): number =>
+    results.reduce((sum, row) => sum + of(row), 0);
+  const longest = Math.max(0, ...results.map(({ shrinkMs }) => shrinkMs)) / 1000;
+  return (
+    `shrunk to at most one forced switch more than the depth, on the median: ${small.length} of ${results.length}; ` +
+    `longest shrinking ${longest.toFixed(1)} s; ` +
+    `${total(({ replayed }) => replayed)} of ${total(({ foundSeeds }) => foundSeeds)} failures seen again`
+  );
 }

@@ -33,6 +33,8 @@ export interface MutantResult {
   readonly check: string | null;
   /** Departures from the calm schedule after shrinking: median. */
   readonly forcedSwitches: number | null;
+  /** Longest shrinking of a seed's failure. */
+  readonly shrinkMs: number;
   /** Failures whose own choices, made again, left the same trace. */
   readonly replayed: number;
   /** What was seen instead, once each. */
@@ -59,12 +61,18 @@ export async function runMutant({ id, seeds }: MutantTask): Promise<MutantResult
   return judged(mutant, seeds, runs, performance.now() - startedMs);
 }
 
-function exploreOnce(story: NamedStory, { depth }: Mutant, seed: number): NamedExploration {
+interface Found extends NamedExploration {
+  readonly shrinkMs: number;
+}
+
+function exploreOnce(story: NamedStory, { depth }: Mutant, seed: number): Found {
   const budget = BUDGETS[depth];
   const open = story.open({ schedules: budget, seed, strategy: "portfolio", depth });
   if (open === undefined) throw new EmulatorBug("the portfolio is a strategy");
   open.go(budget);
-  return story.finish(open.result());
+  const startedMs = performance.now();
+  const found = story.finish(open.result());
+  return { ...found, shrinkMs: Math.round(performance.now() - startedMs) };
 }
 
 const schedulesOf = ({ exploration: { failure } }: NamedExploration): number =>
@@ -76,7 +84,7 @@ const isWorse = (one: NamedExploration, other: NamedExploration): boolean =>
 function judged(
   mutant: Mutant,
   seeds: number,
-  runs: readonly NamedExploration[],
+  runs: readonly Found[],
   durationMs: number,
 ): MutantResult {
   const failures = runs.flatMap(({ exploration, shrunk }) =>
@@ -98,6 +106,7 @@ function judged(
     forcedSwitches: middle(
       right.flatMap(({ shrunk }) => (shrunk === undefined ? [] : [shrunk.deviations.length])),
     ),
+    shrinkMs: Math.max(...runs.map((run) => run.shrinkMs)),
     replayed: right.filter(({ shrunk }) => shrunk?.replayed === true).length,
     others: [...new Set(wrong.map(({ failure }) => failure.findings[0] ?? failure.id))],
     schedules: runs.reduce((sum, { exploration }) => sum + exploration.schedules, 0),

@@ -41,6 +41,8 @@ describe("explore", () => {
           budget: 400,
           check: "I-13",
           forcedSwitches: 0,
+          shrinkMs: expect.any(Number),
+          replayed: 2,
         },
       ],
       outOfReach: [{ id: "M05", why: expect.stringContaining("lanes") }],
