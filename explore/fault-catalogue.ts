@@ -82,7 +82,7 @@ export const FAULTS: readonly FaultRow[] = [
     "move pages of",
     "switch version of",
   ),
-  row("F-33", "a number is used again as soon as its domain is gone", "story", "id-reuse"),
+  row("F-33", "a number is used again as soon as its domain is gone", "fault", "reuse"),
   row("F-34", "the clock jumps", "fault", "clock jumps"),
   row("F-35", "a domain is killed while it is being killed", "fault", "kill A twice"),
 ];

@@ -9,7 +9,7 @@ import { portOp } from "../domains/hypercalls.ts";
 import { POINT, storeWord } from "../domains/memory.ts";
 import { grantEntries, grantFrame } from "../hypervisor/active-entry.ts";
 import { nextDeadline } from "../hypervisor/main.ts";
-import { domainField, setDomainField, type Xen } from "../hypervisor/xen.ts";
+import { domainField, isPresent, setDomainField, type Xen } from "../hypervisor/xen.ts";
 import {
   XEN_DOMCTL_destroydomain,
   XEN_DOMCTL_pausedomain,
@@ -22,10 +22,11 @@ import { item } from "../shared/assert.ts";
 import { raiseEvent } from "../shared/channel.ts";
 import { DOM, MACHINE } from "../shared/layout.ts";
 import { NOT_PRESENT, PAGE_SIZE } from "../shared/limits.ts";
-import type { Program } from "../shared/trap.ts";
+import { CONTROL_CREATE, CONTROL_DOMCTL, type Program } from "../shared/trap.ts";
 import { Gfn } from "../shared/units.ts";
 import {
   argumentPage,
+  control,
   copy,
   domctl,
   type Guest,
@@ -109,6 +110,24 @@ export function* failAllocations({ machine }: Guest): Program<boolean> {
 /** Whether an allocation has failed: the count has come to 0, or somebody has asked in vain. */
 export const hasFailed = ({ words }: Machine): boolean =>
   words[MACHINE.FAIL_ALLOCATION] === 0 || words[MACHINE.FAIL_ALLOCATION] === -2;
+
+/** Lives of other domains after which a dead one's number has come round, in the smallest machines. */
+const LIVES_MAX = 8;
+
+/** F-33, on the toolstack's slot: a domain is destroyed, and others are made out of `model` until one has its number. */
+export function* reuse({ xen }: Machine, domid: number, model: number): Program<boolean> {
+  yield* control(CONTROL_DOMCTL, XEN_DOMCTL_destroydomain, domid);
+  for (let life = 0; life < LIVES_MAX && !isPresent(xen, domid); life++) {
+    const made = yield* control(CONTROL_CREATE, model);
+    if (made < 0) return false;
+    if (made === domid) {
+      yield* control(CONTROL_DOMCTL, XEN_DOMCTL_unpausedomain, domid);
+      return true;
+    }
+    yield* control(CONTROL_DOMCTL, XEN_DOMCTL_destroydomain, made);
+  }
+  return false;
+}
 
 /** F-12 with a death: a teardown needs no memory. */
 export const killWithoutMemory = (domid: number): FaultProgram =>

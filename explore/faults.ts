@@ -30,13 +30,14 @@ import {
   nudge,
   pause,
   reset,
+  reuse,
   rewriteEntry,
   spoilArguments,
   storm,
   switchVersion,
 } from "./fault-programs.ts";
 import type { Machine } from "./state.ts";
-import type { Story, StoryFault, StoryTask } from "./story.ts";
+import type { SlotTask, Story, StoryFault, StoryTask } from "./story.ts";
 
 /** quiet: nobody notices. fatal: somebody dies. refused: calls are. hostile: a guest does what none should. */
 type Manner = "quiet" | "fatal" | "refused" | "hostile";
@@ -50,6 +51,8 @@ export interface Fault {
   readonly manner: Manner;
   /** A program of a vCPU of its own for each. */
   readonly parts: readonly { readonly domain: number; readonly program: FaultProgram }[];
+  /** Domain whose number the toolstack gives to a new one; there are no parts then. */
+  readonly reuses?: number;
   /** What happens between its first step and its last makes a difference. */
   readonly lasts?: true;
   /** Unless its programs say so themselves. */
@@ -93,8 +96,24 @@ export function faultsOf(story: Story): readonly Fault[] {
     { ids: ["F-30"], name: "let go always", manner: "quiet", parts: [host(letGoAlways)] },
     { ids: ["F-34"], name: "clock jumps", manner: "quiet", parts: [host(jump)] },
   ];
-  return [...each, ...both, ...twice, ...machine].filter((fault) => hasRoom(model, fault));
+  const again = hasToolstack(story)
+    ? []
+    : domids.map(
+        (domid): Fault => ({
+          ids: ["F-33"],
+          name: `reuse ${nameOf(domid)}`,
+          manner: "hostile",
+          parts: [],
+          reuses: domid,
+        }),
+      );
+  return [...each, ...both, ...twice, ...machine, ...again].filter((fault) =>
+    hasRoom(model, fault),
+  );
 }
+
+/** Whether the toolstack's slot has something to do in a story. */
+const hasToolstack = ({ others = [] }: Story): boolean => others.some(({ slot }) => slot === 0);
 
 function faultsOfDomain(model: MachineModel, domid: number, name: string): readonly Fault[] {
   const isPv = model.domains[domid]?.guest === "pv";
@@ -174,6 +193,40 @@ function withTasks(
   };
 }
 
+/** The story with a toolstack that gives a domain's number to a new one, made as the former one was. */
+function withReuse(
+  story: Story,
+  fault: Fault,
+  domid: number,
+  isWanted: (machine: Machine) => boolean = () => true,
+): Story {
+  const { length } = story.model().domains;
+  const toolstack: SlotTask = {
+    name: fault.name,
+    slot: 0,
+    isFault: true,
+    program: function* (machine, notes) {
+      if (!isWanted(machine)) return;
+      notes[begunKey(fault)] = 1;
+      if (yield* reuse(machine, domid, length)) notes[firedKey(fault)] = 1;
+    },
+  };
+  return {
+    ...story,
+    model: () => {
+      const model = story.model();
+      const { domains, limits } = model;
+      const again = { ...item(domains, domid), name: "new", atBoot: false };
+      return {
+        ...model,
+        domains: [...domains, again],
+        limits: { ...limits, domains: limits.domains + 1 },
+      };
+    },
+    others: [...(story.others ?? []), toolstack],
+  };
+}
+
 /** The story with a fault in it. */
 export function withFault(story: Story, fault: Fault): Story {
   const { judge, sometimes: _sometimes, ...rest } = story;
@@ -184,7 +237,7 @@ export function withFault(story: Story, fault: Fault): Story {
     program: noting(fault, program),
   }));
   const faulty: Story = {
-    ...withTasks(rest, tasks),
+    ...(fault.reuses === undefined ? withTasks(rest, tasks) : withReuse(rest, fault, fault.reuses)),
     name: `${story.name} + ${name}`,
     faults: [entryOf(fault, tasks)],
   };
@@ -230,8 +283,12 @@ export function withSwarm(story: Story): Story {
     ),
   }));
   const hostile = [...(story.hostile ?? []), ...guests.map(({ domain }) => domain)];
+  const again = faults.find(({ reuses }) => reuses !== undefined);
   return {
-    ...withTasks(rest, tasks),
+    ...withTasks(
+      again?.reuses === undefined ? rest : withReuse(rest, again, again.reuses, isDrawn),
+      tasks,
+    ),
     name: `${story.name} + ${SWARM}`,
     faults: faults.map((fault) => entryOf(fault, [])),
     mayWait: true,
@@ -243,11 +300,14 @@ export function withSwarm(story: Story): Story {
 /** Name of all faults at once. */
 export const SWARM = "swarm";
 
+/** Whether a task of a swarm takes part in this run. */
+const isDrawn = ({ options }: Machine): boolean => options.scheduler.number(2) === 1;
+
 /** One of the programs, or none. */
 const drawing = (programs: readonly StoryTask["program"][]): StoryTask["program"] =>
   function* (guest, notes) {
+    if (programs.length === 0 || !isDrawn(guest.machine)) return;
     const { scheduler } = guest.machine.options;
-    if (programs.length === 0 || scheduler.number(2) === 0) return;
     yield* item(programs, scheduler.number(programs.length))(guest, notes);
   };
 
