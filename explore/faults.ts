@@ -311,20 +311,27 @@ const drawing = (programs: readonly StoryTask["program"][]): StoryTask["program"
     yield* item(programs, scheduler.number(programs.length))(guest, notes);
   };
 
-const entryOf = (fault: Fault, tasks: readonly { readonly name: string }[]): StoryFault => ({
-  ids: fault.ids,
-  name: fault.name,
-  tasks: tasks.map(({ name }) => name),
-  lasts: fault.lasts === true,
-  fired: (machine, notes) =>
-    notes[begunKey(fault)] === 1 && (fault.fired?.(machine) ?? notes[firedKey(fault)] === 1),
-});
+function entryOf(fault: Fault, tasks: readonly { readonly name: string }[]): StoryFault {
+  // Asked after every run: the names are put together once.
+  const begun = begunKey(fault);
+  const fired = firedKey(fault);
+  return {
+    ids: fault.ids,
+    name: fault.name,
+    tasks: tasks.map(({ name }) => name),
+    lasts: fault.lasts === true,
+    fired: (machine, notes) => notes[begun] === 1 && (fault.fired?.(machine) ?? notes[fired] === 1),
+  };
+}
 
 const begunKey = ({ name }: Fault): string => `begun: ${name}`;
 const firedKey = ({ name }: Fault): string => `fired: ${name}`;
 
-const noting = (fault: Fault, program: FaultProgram): StoryTask["program"] =>
-  function* (guest, notes) {
-    notes[begunKey(fault)] = 1;
-    if (yield* program(guest)) notes[firedKey(fault)] = 1;
+function noting(fault: Fault, program: FaultProgram): StoryTask["program"] {
+  const begun = begunKey(fault);
+  const fired = firedKey(fault);
+  return function* (guest, notes) {
+    notes[begun] = 1;
+    if (yield* program(guest)) notes[fired] = 1;
   };
+}
