@@ -116,6 +116,10 @@ export class MachineMemory {
     if (word === undefined) throw new EmulatorBug(`frame index ${frame} beyond machine memory`);
     return word;
   }
+  /** A walker's second look at a word that it has peeked: an atomic load, so that it comes after what was read in between. */
+  peekAgain(frame: FrameIndex, offset: number): number {
+    return Atomics.load(this.#words, frame * WORDS_PER_PAGE + (offset >> 2));
+  }
   /** First 8-byte slot of a frame, from `slot` on, whose word 0 is not 0; beyond the last one when there is none. */
   usedSlot(frame: FrameIndex, slot: number): number {
     const first = frame * WORDS_PER_PAGE;
@@ -297,6 +301,11 @@ export class WatchedMemory extends MachineMemory {
   override peek(frame: FrameIndex, offset: number): number {
     this.onTouch?.(TOUCH_READ, frame, offset, 4);
     return super.peek(frame, offset);
+  }
+  /** Hardware's, as the first look was: no program orders anything by it. */
+  override peekAgain(frame: FrameIndex, offset: number): number {
+    this.onTouch?.(TOUCH_READ, frame, offset, 4);
+    return super.peekAgain(frame, offset);
   }
   override poke(frame: FrameIndex, offset: number, value: number): void {
     this.onTouch?.(TOUCH_WRITE, frame, offset, 4);

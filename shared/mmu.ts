@@ -290,7 +290,7 @@ export function walk(
     if ((word & PTE_VALID) === 0) return -FAULT_TRANSLATION;
     const high = memory.peek(FrameIndex(table), offset + 4);
     // An entry is replaced by way of 0: while word 0 is as it was, both halves are of one entry.
-    if (memory.load(FrameIndex(table), offset) !== word) return -FAULT_TRANSLATION;
+    if (memory.peekAgain(FrameIndex(table), offset) !== word) return -FAULT_TRANSLATION;
     const mfn = pteMfn(word, high);
     if (isTable(word, level)) {
       table = indexOf(layout, words, mfn);
@@ -325,6 +325,8 @@ export function walkPv(
     const low = memory.peek(FrameIndex(frame), offset);
     if ((low & _PAGE_PRESENT) === 0) return -FAULT_TRANSLATION;
     const high = memory.peek(FrameIndex(frame), offset + 4);
+    // As above: both halves are of one entry.
+    if (memory.peekAgain(FrameIndex(frame), offset) !== low) return -FAULT_TRANSLATION;
     if ((low & _PAGE_RW) === 0) allowed &= ~ACCESS_WRITE;
     if ((high & HIGH_NX) !== 0) allowed &= ~ACCESS_EXECUTE;
     frame = indexOf(layout, words, mfnOfX86({ low, high }));

@@ -21,7 +21,7 @@ import { prepareStory, runStory, type Story, type StoryTask } from "../../explor
 import { MEMORY_MODES, type MemoryMode } from "../../explore/weak-memory.ts";
 import { at } from "../../shared/assert.ts";
 import { DOM, domainOf } from "../../shared/layout.ts";
-import { PAGE_SIZE } from "../../shared/limits.ts";
+import { PAGE_SIZE, WORDS_PER_PAGE } from "../../shared/limits.ts";
 import { walk } from "../../shared/mmu.ts";
 import type { Program } from "../../shared/trap.ts";
 import { FrameIndex } from "../../shared/units.ts";
@@ -105,6 +105,26 @@ const storeBuffering: Story = {
   sometimes: { "neither saw the other": ({ first, second }) => first === 0 && second === 0 },
 };
 
+/** The same on two pages: each reads by an entry that it has not looked up before. */
+const coldBuffering: Story = {
+  ...storeBuffering,
+  name: "cold-buffering",
+  setUp: [
+    ...share,
+    { name: "A", domain: A, program: (guest) => grant(guest, REF + 1, PAGE + 1, B) },
+    { name: "B", domain: B, program: (guest) => map(guest, A, REF + 1, HOLE + 1) },
+  ],
+  racy: [...racy, { domain: A, gfn: PAGE + 1, reason: "this is the test" }],
+  tasks: [A, B].map((domain, own) => ({
+    name: domain === A ? "A" : "B",
+    domain,
+    program: function* (guest, notes) {
+      yield* put(guest, own * WORDS_PER_PAGE);
+      notes[own === 0 ? "first" : "second"] = yield* get(guest, (1 - own) * WORDS_PER_PAGE);
+    },
+  })),
+};
+
 const explored = (story: Story, memory: MemoryMode, strategy = "portfolio"): Exploration => {
   const limits = { schedules: SCHEDULES, seed: 1, strategy };
   const found = explore({ ...prepareStory(story), memory }, limits);
@@ -129,6 +149,10 @@ describe("plain accesses of guests", () => {
 
   it("wait in store buffers in tso and relaxed", () => {
     expect(MEMORY_MODES.map((memory) => seen(storeBuffering, memory))).toEqual([false, true, true]);
+  });
+
+  it("wait in store buffers while hardware walks the tables for the next access", () => {
+    expect(MEMORY_MODES.map((memory) => seen(coldBuffering, memory))).toEqual([false, true, true]);
   });
 
   it("wait in store buffers in each of the orders that dpor makes in tso, and it finishes", () => {

@@ -43,6 +43,7 @@ import {
   writeWord,
 } from "./harness.ts";
 import { removeFromPhysmap, reserve } from "./memory-calls.ts";
+import { SlowMemory } from "./slow-memory.ts";
 
 /** The machine's memory, with a walker that looks after each word of a table that is written. */
 class WatchedMemory extends MachineMemory {
@@ -145,30 +146,6 @@ test("XSA-328: no walker ever sees one half of an old entry and one of a new", (
   look();
   expect([...seen].sort()).toEqual(["0 0", "2 0"]);
 });
-
-/** The machine's memory under a walker; between the two words of one entry, somebody else comes first. */
-class SlowMemory extends MachineMemory {
-  readonly #real: MachineMemory;
-  readonly #second: number;
-  #between: (() => void) | undefined;
-
-  constructor(real: MachineMemory, second: number, between: () => void) {
-    super(new ArrayBuffer(0));
-    this.#real = real;
-    this.#second = second;
-    this.#between = between;
-  }
-
-  override peek(frame: FrameIndex, offset: number): number {
-    const between = frame * 4096 + offset === this.#second ? this.#between : undefined;
-    if (between !== undefined) this.#between = undefined;
-    between?.();
-    return this.#real.peek(frame, offset);
-  }
-  override load(frame: FrameIndex, offset: number): number {
-    return this.#real.load(frame, offset);
-  }
-}
 
 test("XSA-347: a walker that is between the words of an entry when it is replaced takes no half of each", () => {
   const { machine, granter } = blocks();

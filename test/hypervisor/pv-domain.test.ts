@@ -2,6 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { frameReferences, xenHeapGfn } from "../../hypervisor/frame-table.ts";
 import { isPinned, typeCount, typeOf } from "../../hypervisor/page-type.ts";
+import { writePte } from "../../hypervisor/pv-tables.ts";
 import { XEN_DOMCTL_destroydomain } from "../../shared/abi/domctl.ts";
 import {
   MMU_MACHPHYS_UPDATE,
@@ -13,20 +14,24 @@ import {
   UVMF_INVLPG,
 } from "../../shared/abi/mmu.ts";
 import { DOMID_SELF, HYPERVISOR_update_va_mapping } from "../../shared/abi/xen.ts";
+import { at } from "../../shared/assert.ts";
 import {
   PGT_l1_page_table,
   PGT_l4_page_table,
   PGT_writable_page,
 } from "../../shared/frame-flags.ts";
-import { DOM } from "../../shared/layout.ts";
+import { DOM, indexOf, LINE, lineOf, mfnAt } from "../../shared/layout.ts";
 import {
   ACCESS_OK,
   ACCESS_READ,
   ACCESS_WRITE,
   FAULT_PERMISSION,
   FAULT_TRANSLATION,
+  walkPv,
 } from "../../shared/mmu.ts";
+import { HIGH_NX } from "../../shared/pte-x86.ts";
 import { EBUSY, EINVAL, ENOSYS, EPERM, ESRCH } from "../../shared/status.ts";
+import { DomId } from "../../shared/units.ts";
 import { domctl, field } from "./domains.ts";
 import { call, probe, readWord, writeWord } from "./harness.ts";
 import {
@@ -38,11 +43,13 @@ import {
   pteAddress,
   pvPair,
   RW,
+  slotOf,
   sound,
   tableOf,
   updateVa,
   V0,
 } from "./pv.ts";
+import { SlowMemory } from "./slow-memory.ts";
 
 describe("a PV domain", () => {
   it("begins with its RAM at virtual page 0, and page tables that it may only read", () => {
@@ -222,5 +229,23 @@ describe("a PV domain", () => {
     expect(call(machine, dom0, HYPERVISOR_update_va_mapping, 0, 0, 0)).toBe(-ENOSYS);
     expect(mmuUpdate(machine, dom0, [[0, 0]], DOMID_SELF).ret).toBe(-ENOSYS);
     expect(mmuextOp(machine, dom0, [[MMUEXT_UNPIN_TABLE, 0]]).ret).toBe(-ENOSYS);
+  });
+});
+
+describe("an entry of a PV guest that is replaced under a walker", () => {
+  it("XSA-347: is taken for neither half of what was and is to be", () => {
+    const { machine, a } = pvPair();
+    const { layout, words, memory } = machine.xen;
+    const frame = frameOf(machine, a, 5);
+    const { mfn, slot } = tableOf(machine, a, 5, 1);
+    const table = indexOf(layout, words, mfn);
+    // Word 0 names the frame, word 1 says that nothing there may be executed.
+    const next = { low: mfnAt(layout, frame + 1) * 4096 + P, high: HIGH_NX };
+    const replace = () => writePte(machine.xen, DomId(a.domid), { table, slot }, next);
+    const slow = new SlowMemory(memory, table * 4096 + slot * 8 + 4, replace);
+    const root = at(words, lineOf(layout, slotOf(machine, a)) + LINE.ROOT);
+    const seen = () => walkPv(layout, words, slow, root, 5);
+    expect(seen()).toBe(-FAULT_TRANSLATION);
+    expect(seen()).toBe((frame + 1) * 8 + ACCESS_READ);
   });
 });
