@@ -181,4 +181,20 @@ export const BOOKKEEPING_MUTANTS: readonly Mutant[] = [
     depth: 1,
     caughtBy: ["I-43"],
   },
+  {
+    id: "M74",
+    name: "fifo-unmask-without-recheck",
+    origin: "classic",
+    mechanism: "unmask in the FIFO ABI clears the mask and links nothing that is pending",
+    patches: [
+      {
+        file: "hypervisor/event-fifo.ts",
+        from: "  if ((word & EVTCHN_FIFO_PENDING) !== 0) setPendingFifo(xen, domid, port);\n",
+        to: "  if ((word & EVTCHN_FIFO_PENDING) !== 0 && port < 0) setPendingFifo(xen, domid, port);\n",
+      },
+    ],
+    story: "fifo-unmask",
+    depth: 2,
+    caughtBy: ["I-27", "L-2"],
+  },
 ];

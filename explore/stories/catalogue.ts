@@ -5,6 +5,7 @@ import { reconnectStory } from "./backend.ts";
 import { BOOKKEEPING_STORIES } from "./bookkeeping.ts";
 import { killDeviceOwnerStory, moveRangeStory } from "./devices.ts";
 import { expandStory, portsFullStory, resetStory, sendStory, unmaskStory } from "./events.ts";
+import { fifoUnmaskStory } from "./fifo.ts";
 import {
   copyMappedStory,
   copyPinnedStory,
@@ -88,6 +89,7 @@ export const STORIES: readonly Story[] = [
   lifeStory,
   sendStory,
   unmaskStory,
+  fifoUnmaskStory,
   resetStory,
   portsFullStory,
   ringSleepStory,
