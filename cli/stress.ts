@@ -6,7 +6,7 @@
 import { availableParallelism } from "node:os";
 import { MUTANTS } from "../explore/mutants/catalogue.ts";
 import { BUDGETS } from "../explore/mutants/mutant.ts";
-import { isStoryName, swarmName } from "../explore/named.ts";
+import { isStoryName, isSwarmName, swarmName } from "../explore/named.ts";
 import { STORIES } from "../explore/stories/catalogue.ts";
 import { item } from "../shared/assert.ts";
 import { unknownName } from "../shared/nearest.ts";
@@ -30,8 +30,9 @@ import { openStressPool } from "../toolstack/stress-task.ts";
 import { alignTable } from "../toolstack/table.ts";
 import { type ScenarioStressOptions, stressScenario } from "./stress-scenario.ts";
 
-/** Schedules of one slice: a second or so. */
+/** Schedules of one slice: a second or so. In a swarm domains are created and destroyed, which takes some five times as long. */
 const SLICE = 4_000;
+const SWARM_SLICE = 1_000;
 const SAVE_EVERY_MS = 2_000;
 
 export async function stress(
@@ -96,7 +97,7 @@ async function campaign(
     abort.signal.aborted || performance.now() - startedMs > minutes * 60_000 || done() >= target;
   const worker = async (): Promise<void> => {
     while (!over()) {
-      const slice = left.shift() ?? beginSlice(state, stories, SLICE);
+      const slice = left.shift() ?? beginSlice(state, stories, sizeOf);
       const { story } = slice;
       try {
         addSlice(state, await pool.run({ ...slice, seed }, abort.signal));
@@ -138,6 +139,8 @@ async function canary(
     throw error;
   }
 }
+
+const sizeOf = (story: string): number => (isSwarmName(story) ? SWARM_SLICE : SLICE);
 
 const perSecond = (count: number, seconds: number): number =>
   Math.round(count / Math.max(seconds, 0.001));

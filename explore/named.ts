@@ -72,6 +72,7 @@ export function faultyNames(name: string): readonly FaultyName[] {
 
 /** A story with all its faults, each switched on or off in each run. */
 export const swarmName = (name: string): string => `${name}${WITH}${SWARM}`;
+export const isSwarmName = (name: string): boolean => name.endsWith(`${WITH}${SWARM}`);
 
 /** Whether a story has that name, with a fault in it or without. */
 export const isStoryName = (name: string): boolean => storyOf(name) !== undefined;

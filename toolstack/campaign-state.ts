@@ -44,17 +44,17 @@ export const newCampaign = (seed: number, source: string): CampaignState => ({
 export const loadCampaign = (path: string, seed: number, source: string): CampaignState =>
   loadState(path, "campaign", newCampaign(seed, source));
 
-/** The next slice of the story that has had the fewest runs. */
+/** The next slice of the story that has had the fewest; `sizeOf` says how many runs a slice of a story has. */
 export function beginSlice(
   state: CampaignState,
   stories: readonly string[],
-  schedules: number,
+  sizeOf: (story: string) => number,
 ): Slice {
-  const { story, progress } = stories
-    .map((name) => ({ story: name, progress: progressOf(state, name) }))
-    .reduce((least, one) => (one.progress.next < least.progress.next ? one : least));
-  const slice = { story, first: progress.next, schedules };
-  progress.next += schedules;
+  const turns = (story: string): number => progressOf(state, story).next / sizeOf(story);
+  const story = stories.reduce((least, name) => (turns(name) < turns(least) ? name : least));
+  const progress = progressOf(state, story);
+  const slice = { story, first: progress.next, schedules: sizeOf(story) };
+  progress.next += slice.schedules;
   state.begun = [...state.begun, slice];
   return slice;
 }

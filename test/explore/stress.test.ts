@@ -19,7 +19,7 @@ describe("a campaign", () => {
     const path = join(folder, "one.json");
     const state = newCampaign(3, "here");
     for (let turn = 0; turn < 4; turn++) {
-      const slice = beginSlice(state, ["send", "ring-index"], 100);
+      const slice = beginSlice(state, ["send", "ring-index"], () => 100);
       addSlice(state, await stressSlice({ ...slice, seed: 3 }));
     }
     saveState(path, state);
@@ -30,11 +30,20 @@ describe("a campaign", () => {
     expect(again.failures).toEqual([]);
   });
 
+  it("gives each story as many turns, of whatever size they are", () => {
+    const state = newCampaign(3, "here");
+    const sizes: Readonly<Record<string, number>> = { small: 10, large: 40 };
+    for (let turn = 0; turn < 6; turn++) {
+      beginSlice(state, Object.keys(sizes), (story) => sizes[story] ?? 0);
+    }
+    expect(state.stories).toMatchObject({ small: { next: 30 }, large: { next: 120 } });
+  });
+
   it("does a slice again that was begun and not done when it was killed, and counts it once", async () => {
     const path = join(folder, "killed.json");
     const state = newCampaign(3, "here");
-    const lost = beginSlice(state, ["send"], 100);
-    const done = beginSlice(state, ["send"], 100);
+    const lost = beginSlice(state, ["send"], () => 100);
+    const done = beginSlice(state, ["send"], () => 100);
     addSlice(state, await stressSlice({ ...done, seed: 3 }));
     saveState(path, state);
     const again = loadCampaign(path, 3, "here");
@@ -42,7 +51,7 @@ describe("a campaign", () => {
     expect(again.stories.send).toMatchObject({ next: 200, schedules: 100 });
     for (const slice of again.begun) addSlice(again, await stressSlice({ ...slice, seed: 3 }));
     expect(again.stories.send).toMatchObject({ next: 200, schedules: 200 });
-    expect(beginSlice(again, ["send"], 100).first).toBe(200);
+    expect(beginSlice(again, ["send"], () => 100).first).toBe(200);
   });
 
   it("does not go on over other sources, another seed or a file that is none", () => {
