@@ -28,12 +28,12 @@ interface Tried {
 /** Runs between two looks at the event loop. */
 const SLICE = 200;
 
-/** `open` opens a story by name; `tell` explores it again by the strategy of faults, and prints what it finds. */
+/** `open` opens a story by name; `tell` explores it again by the strategy of faults, so many runs, and prints what it finds. */
 export async function exploreFaults(
   name: string,
   options: FaultOptions,
   open: (name: string) => Promise<NamedStory>,
-  tell: (name: string) => Promise<number>,
+  tell: (name: string, schedules: number) => Promise<number>,
 ): Promise<number> {
   const chosen = chosenFaults(name, options.faults);
   const status = openStatusLine(process.stderr, options.progress);
@@ -55,7 +55,7 @@ export async function exploreFaults(
       const { failure, schedules, fired } = exploration.result();
       if (failure !== undefined) {
         status.end();
-        return await tell(faulty.name);
+        return await tell(faulty.name, schedules);
       }
       const { ids, fault } = faulty;
       tried.push({ ids, fault, runs: schedules, fired: fired[fault] ?? 0 });
@@ -106,7 +106,7 @@ function print(name: string, tried: readonly Tried[], options: FaultOptions): vo
   const total = tried.reduce((sum, { runs }) => sum + runs, 0);
   const lines = [
     ...table,
-    `${name}: ${tried.length} faults, each at every point of the calm run, ${total} runs: nothing found`,
+    `${name}: ${tried.length} ${tried.length === 1 ? "fault" : "faults"}, each at every point of the calm run, ${total} runs: nothing found`,
     ...(never.length === 0 ? [] : [`never fired: ${never.join(", ")}`]),
     ...elsewhere.map(
       ({ id, sentence, how, where }) => `${id} ${sentence}: ${how}, ${where.join(", ")}`,

@@ -66,8 +66,11 @@ export async function explore(wish: string | undefined, options: ExploreOptions)
   }
   const mutant = mutantNamed(options.mutant);
   const name = wish ?? mutant?.story;
-  if (name === undefined) return listStories(options);
   const { faults, ...rest } = options;
+  if (name === undefined) {
+    if (faults !== undefined) throw new UsageError("--faults: of which story?");
+    return listStories(options);
+  }
   if (faults !== undefined) {
     const hypervisor = hypervisorOf(options.set ?? []);
     const memory = memoryOf(options, mutant);
@@ -75,7 +78,7 @@ export async function explore(wish: string | undefined, options: ExploreOptions)
       name,
       { ...options, faults },
       (faulty) => openMutated(mutant, faulty, hypervisor, memory),
-      (faulty) => explore(faulty, { ...rest, strategy: "faults" }),
+      (faulty, schedules) => explore(faulty, { ...rest, strategy: "faults", schedules, first: 0 }),
     );
   }
   if (!isStoryName(name)) {
@@ -86,6 +89,7 @@ export async function explore(wish: string | undefined, options: ExploreOptions)
       schedules: options.schedules ?? SCENARIO_SCHEDULES,
     });
   }
+  if (options.variant !== undefined) throw new UsageError("--variant: only a scenario has one");
   const memory = memoryOf(options, mutant);
   const refused = refusal(options.strategy, memory);
   if (refused !== undefined) throw new UsageError(`--strategy ${refused}`);

@@ -13,16 +13,22 @@ interface Standing {
   readonly source: string;
 }
 
-/** The state of a file, or `fresh` when there is no file. Another seed or other sources are a SetupError, as is another kind of file. */
+/**
+ * The state of a file, or `fresh` when there is no file: then it is written at once, so that whoever cannot is told before the work.
+ * Another seed or other sources are a SetupError, as is another kind of file.
+ */
 export function loadState<State extends Standing>(path: string, what: string, fresh: State): State {
-  if (!existsSync(path)) return fresh;
-  let state: Partial<State>;
+  if (!existsSync(path)) {
+    saveState(path, fresh);
+    return fresh;
+  }
+  let state: Partial<State> | null;
   try {
     state = JSON.parse(readFileSync(path, "utf8"));
   } catch {
     throw new SetupError(`${path}: is no ${what}`);
   }
-  if (state.schema !== fresh.schema) throw new SetupError(`${path}: is no ${what}`);
+  if (state?.schema !== fresh.schema) throw new SetupError(`${path}: is no ${what}`);
   if (state.seed !== fresh.seed) {
     throw new SetupError(`${path}: was begun with seed ${state.seed}`);
   }
@@ -34,7 +40,12 @@ export function loadState<State extends Standing>(path: string, what: string, fr
   return state as State;
 }
 
+/** A file that cannot be written is a SetupError. */
 export function saveState(path: string, state: Standing): void {
-  writeFileSync(`${path}.new`, `${JSON.stringify(state)}\n`);
-  renameSync(`${path}.new`, path);
+  try {
+    writeFileSync(`${path}.new`, `${JSON.stringify(state)}\n`);
+    renameSync(`${path}.new`, path);
+  } catch (error) {
+    throw new SetupError(`${path}: ${error instanceof Error ? error.message : String(error)}`);
+  }
 }

@@ -70,6 +70,9 @@ describe("explore", () => {
       "--strategy dpor: in relaxed",
     ],
     [["explore", "revoke", "--memory", "weak"], "Allowed choices are sc, tso, relaxed"],
+    [["explore", "revoke", "--faults", "F-11,"], 'unknown fault ""'],
+    [["explore", "--faults"], "--faults: of which story?"],
+    [["explore", "revoke", "--variant", "x"], "--variant: only a scenario has one"],
     [["explore", "--mutants", "M99"], 'unknown mutant "M99"'],
     [["explore", "revoke", "--set", "machine.memory=1MiB"], "--set: a story has no machine.memory"],
     [["stress", "revoke", "sned"], 'unknown story "sned"; did you mean "send"?'],
@@ -116,6 +119,13 @@ describe("a failure", () => {
     expect(again.failure.traceHash).toBe(failure.traceHash);
   });
 
+  test("of a fault is told however few schedules somebody has asked for", () => {
+    const args = ["copy-refused", "--mutant", "M67", "--faults", "kill B", "--schedules", "1"];
+    const { status, stdout } = gfn2mfn("explore", ...args);
+    expect(status).toBe(5);
+    expect(stdout).toMatch(/^FAIL I-15/);
+  });
+
   test("of a file that is none is a set-up error", () => {
     const none = join(folder, "none.json");
     writeFileSync(none, "{}");
@@ -133,6 +143,20 @@ describe("stress", () => {
     const second = JSON.parse(gfn2mfn(...args, "--schedules", "8000").stdout);
     expect([first.schedules, second.schedules]).toEqual([4000, 8000]);
     expect(second).toMatchObject({ blind: null, failures: [] });
+  });
+
+  test.each([
+    ["copy-pinned", "null"],
+    ["thread-iommu", "null"],
+    ["copy-pinned", undefined],
+    ["thread-iommu", undefined],
+  ])("of %s says before it begins that its file is none, or cannot be: %s", (name, content) => {
+    const state = join(folder, content === undefined ? "no-folder/c.json" : "null.json");
+    if (content !== undefined) writeFileSync(state, content);
+    const { status, stderr } = gfn2mfn("stress", name, "--minutes", "9", "--state", state);
+    expect(status).toBe(4);
+    const lines = stderr.trim().split("\n");
+    expect(lines).toEqual([expect.stringContaining(`${state}: `)]);
   });
   const race = fileURLToPath(new URL("../scenarios/shared-word.ts", import.meta.url));
 
