@@ -49,7 +49,7 @@ export interface ExploreOptions {
   readonly mutant?: string;
   readonly mutants?: string | true;
   readonly seeds: number;
-  readonly jobs: number;
+  readonly jobs?: number;
   readonly json?: true;
   readonly progress: boolean;
 }

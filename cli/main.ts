@@ -225,7 +225,7 @@ function exploreCommand(): Command {
     .option("--mutant <id>", "explore the sources with this bug in them")
     .option("--mutants [ids]", "every bug of the catalogue, or those named: M01,M09")
     .option("--seeds <n>", "campaign seeds of each mutant", positive, 20)
-    .option("--jobs <n>", "mutants at once", positive, 1)
+    .option("--jobs <n>", "mutants at once (default: one a core)", positive)
     .option("--json", "one JSON document on stdout")
     .option("--no-progress", "no status line")
     .action(async (story: string | undefined, options) => {

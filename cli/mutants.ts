@@ -1,4 +1,5 @@
 /** `gfn2mfn explore --mutants`: whether each bug of the catalogue is found, how soon, and by which check. */
+import { availableParallelism } from "node:os";
 import { MUTANTS, OUT_OF_REACH } from "../explore/mutants/catalogue.ts";
 import { unknownName } from "../shared/nearest.ts";
 import {
@@ -15,7 +16,7 @@ export interface MutantOptions {
   /** Ids with commas between them; true: all. */
   readonly mutants?: string | true;
   readonly seeds: number;
-  readonly jobs: number;
+  readonly jobs?: number;
   readonly json?: true;
   readonly progress: boolean;
 }
@@ -26,7 +27,8 @@ export async function mutants(options: MutantOptions): Promise<number> {
   const abort = new AbortController();
   const onSignal = (): void => abort.abort();
   process.once("SIGINT", onSignal);
-  const pool = openMutantPool(Math.min(options.jobs, Math.max(ids.length, 1)));
+  const { jobs = availableParallelism() } = options;
+  const pool = openMutantPool(Math.min(jobs, Math.max(ids.length, 1)));
   try {
     const results = await runAll(pool, ids, options.seeds, abort.signal, (text) =>
       status.update(text),
