@@ -20,7 +20,7 @@ import { auditOnce, type SoundStates, soundStates } from "./audit-once.ts";
 import { type Findings, stepCheck } from "./checks.ts";
 import { judgeOnce } from "./commit-replay.ts";
 import { type CommitLog, openCommits } from "./commits.ts";
-import { watchFreed } from "./freed-watch.ts";
+import { watchHandlerMemory } from "./handler-memory.ts";
 import { watchHostileWords } from "./handler-watch.ts";
 import { type MachineImage, machineImage } from "./image.ts";
 import { leavingOut } from "./left-out.ts";
@@ -90,7 +90,7 @@ export interface Story {
   readonly mayWait?: true;
   /** Its grant operations are noted and judged: every write of a grant entry is `grant` or `withdraw` of raw-guest.ts. */
   readonly history?: true;
-  /** The whole audit runs after each step of the hypervisor, not only at the end, and handlers touch nothing that is free. */
+  /** The whole audit runs after each step of the hypervisor, not only at the end, and what memory handlers touch is watched. */
   readonly auditEveryStep?: true;
   /** Pages on which plain accesses of guests may race, and why. */
   readonly racy?: readonly RacyPage[];
@@ -237,7 +237,7 @@ function setTerms(
 ): void {
   if (story.hostileWords === true)
     watchHostileWords(machine, image, machine.options.scheduler, story.hostile ?? []);
-  if (everyStep || story.auditEveryStep === true) watchFreed(machine, image);
+  if (everyStep || story.auditEveryStep === true) watchHandlerMemory(machine, image);
   // The same choices lead elsewhere without some of the calls.
   for (const letter of without.join()) mix(machine, letter.codePointAt(0) ?? 0);
   if (memory === "sc") return;

@@ -197,4 +197,20 @@ export const BOOKKEEPING_MUTANTS: readonly Mutant[] = [
     depth: 2,
     caughtBy: ["I-27", "L-2"],
   },
+  {
+    id: "M75",
+    name: "copy-after-release",
+    origin: "classic",
+    mechanism: "both sides of a copy are given back before the bytes go",
+    patches: [
+      {
+        file: "hypervisor/grant-copy.ts",
+        from: "  const status = move(xen, source, dest);\n  release(xen, dest);\n  release(xen, source);\n  return status;\n",
+        to: "  release(xen, dest);\n  release(xen, source);\n  return move(xen, source, dest);\n",
+      },
+    ],
+    story: "copy-into",
+    depth: 1,
+    caughtBy: ["I-33"],
+  },
 ];

@@ -8,7 +8,16 @@ import { EVTCHNOP_close, EVTCHNOP_send } from "../../shared/abi/event-channel.ts
 import { PAGE_SIZE } from "../../shared/limits.ts";
 import { CONTROL_DOMCTL } from "../../shared/trap.ts";
 import { Gfn } from "../../shared/units.ts";
-import { control, copy, type Guest, grant, map, openGrantTable, unmap } from "../raw-guest.ts";
+import {
+  control,
+  copy,
+  type Guest,
+  grant,
+  map,
+  openGrantTable,
+  unmap,
+  withdraw,
+} from "../raw-guest.ts";
 import type { Story, StoryTask } from "../story.ts";
 import { disk } from "./devices.ts";
 import { A, B, HOLE, RAM, smallModel } from "./machines.ts";
@@ -85,6 +94,36 @@ const copyRefusedStory: Story = {
   sometimes: { "it was refused": (notes) => (notes.status ?? 0) < 0 },
 };
 
+/** M75: bytes go to a page as long as it is held for the copy. */
+const copyIntoStory: Story = {
+  name: "copy-into",
+  about: "B copies into a grant of A while A withdraws it",
+  model: () => smallModel(),
+  setUp: [grantTo(B)],
+  tasks: [
+    {
+      name: "A",
+      domain: A,
+      program: function* (guest, notes) {
+        notes.withdrawn = (yield* withdraw(guest, REF)) ? 1 : 0;
+      },
+    },
+    {
+      name: "B",
+      domain: B,
+      program: function* (guest, notes) {
+        const to = { ref: REF, domid: A, offset: 0 };
+        notes.status = yield* copy(guest, { gfn: Gfn(RAM + 12), offset: 0 }, to, 64);
+      },
+    },
+  ],
+  auditEveryStep: true,
+  sometimes: {
+    "it was copied": (notes) => notes.status === 0,
+    "it was withdrawn before": (notes) => notes.withdrawn === 1 && notes.status !== 0,
+  },
+};
+
 /** M69: a channel has two ends or none. */
 const closeStory: Story = {
   name: "close",
@@ -155,6 +194,7 @@ export const BOOKKEEPING_STORIES: readonly Story[] = [
   identityStory,
   pvLifeStory,
   copyRefusedStory,
+  copyIntoStory,
   closeStory,
   bucketStory,
 ];
