@@ -205,7 +205,9 @@ function afterWatchdog(machine: Machine, end: Outcome): Outcome {
   if (end.verdict === "exhausted") return end;
   machine.settling = true;
   for (const actor of machine.actors) {
-    if (actor?.state === "blocked") raiseEvent(machine.words, machine.layout, actor.slot);
+    if (actor === undefined) continue;
+    actor.losesWakeup = false;
+    if (actor.state === "blocked") raiseEvent(machine.words, machine.layout, actor.slot);
   }
   const after = run(machine, { command: "", maxSteps: RECHECK_STEPS });
   return { ...after, command: end.command };

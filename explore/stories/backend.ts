@@ -75,7 +75,10 @@ function* serve(back: Back, connection: Connection): Program {
   const entry = new Uint8Array(ENTRY_BYTES);
   while (!connection.stop) {
     connection.kicked = false;
-    if ((yield* pendingRequests(ring)) === 0) {
+    const pending = yield* pendingRequests(ring);
+    // A ring whose index lies is given up.
+    if (pending < 0) return;
+    if (pending === 0) {
       yield* waitUntil(kernel, () => connection.kicked);
       continue;
     }

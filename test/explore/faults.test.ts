@@ -3,13 +3,22 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { portOp } from "../../domains/hypercalls.ts";
+import { storeWord } from "../../domains/memory.ts";
 import { explore } from "../../explore/exploration.ts";
 import { FAULTS } from "../../explore/fault-catalogue.ts";
 import { faultsOf, withFault, withSwarm } from "../../explore/faults.ts";
 import type { Mutant } from "../../explore/mutants/mutant.ts";
 import { openStory } from "../../explore/named.ts";
+import { roundRobin } from "../../explore/round-robin.ts";
+import { reconnectStory } from "../../explore/stories/backend.ts";
 import { STORIES, storyNamed } from "../../explore/stories/catalogue.ts";
-import { prepareStory } from "../../explore/story.ts";
+import { sendStory } from "../../explore/stories/events.ts";
+import { A, RAM } from "../../explore/stories/machines.ts";
+import { prepareStory, runStory, type StoryTask } from "../../explore/story.ts";
+import { EVTCHNOP_send } from "../../shared/abi/event-channel.ts";
+import { RING_REQ_PROD } from "../../shared/abi/ring.ts";
+import { PAGE_SIZE } from "../../shared/limits.ts";
 import { buildOf } from "../../toolstack/build-hash.ts";
 import { openMutated } from "../../toolstack/mutant-hook.ts";
 
@@ -123,6 +132,28 @@ describe("a failing allocation", () => {
   });
 });
 
+describe("a ring whose index lies", () => {
+  it("is given up by the backend of a story, which comes to rest", () => {
+    const [, back] = reconnectStory.tasks;
+    const front: StoryTask = {
+      name: "A",
+      domain: A,
+      program: function* (guest) {
+        yield* storeWord(guest.cpu, (RAM + 10) * PAGE_SIZE + RING_REQ_PROD, 1_000_000);
+        yield* portOp(guest.caller, EVTCHNOP_send, 1);
+      },
+    };
+    const { sometimes: _sometimes, ...story } = reconnectStory;
+    const tasks = back === undefined ? [] : [front, back];
+    const found = explore(prepareStory({ ...story, tasks, mayWait: true }), {
+      schedules: 300,
+      seed: 1,
+      strategy: "portfolio",
+    });
+    expect(found?.failure?.findings).toBeUndefined();
+  });
+});
+
 describe("a lost wake-up", () => {
   it("is made up for when the sleeper is woken to look again", () => {
     const story = openStory("send + lose wake-up of A");
@@ -130,5 +161,21 @@ describe("a lost wake-up", () => {
     open?.go(1_000);
     expect(open?.result()).toMatchObject({ failure: undefined, finished: true });
     expect(open?.result().fired["lose wake-up of A"]).toBeGreaterThan(0);
+  });
+
+  it("is made up for however many are lost, because none is lost to the watchdog", () => {
+    const prepared = prepareStory(sendStory);
+    const { outcome, machine } = runStory(prepared, {
+      seed: 1,
+      scheduler: roundRobin(),
+      watch: (watched) => {
+        const step = (): void => {
+          for (const actor of watched.actors) if (actor !== undefined) actor.losesWakeup = true;
+        };
+        watched.log = { step };
+      },
+    });
+    expect(outcome.verdict).toBe("finished");
+    expect(machine.lostWakeups).toBeGreaterThan(0);
   });
 });
