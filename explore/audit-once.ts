@@ -13,7 +13,7 @@ import type { Machine } from "./state.ts";
 import { stateKey } from "./state-key.ts";
 
 /** Sound states that are remembered. */
-const STATES_MAX = 100_000;
+export const STATES_MAX = 100_000;
 /** Ways that are remembered: a later one takes the place of an earlier one. */
 const WAYS = 1 << 16;
 

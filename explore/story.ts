@@ -16,7 +16,7 @@ import { LINE, lineOf, SLOT_KIND_VCPU } from "../shared/layout.ts";
 import type { MachineModel } from "../shared/machine.ts";
 import type { Program } from "../shared/trap.ts";
 import { isOver } from "./actor.ts";
-import { auditOnce, type SoundStates, soundStates } from "./audit-once.ts";
+import { auditOnce, type SoundStates, STATES_MAX, soundStates } from "./audit-once.ts";
 import { type Findings, stepCheck } from "./checks.ts";
 import { judgeOnce } from "./commit-replay.ts";
 import { type CommitLog, openCommits } from "./commits.ts";
@@ -281,7 +281,7 @@ function judgeEnd(
   const stuck = [...machine.findings, ...stuckTeardown(machine.xen)];
   const findings = stuck.length > 0 ? stuck : audit();
   if (findings.length > 0) return violation(outcome, findings);
-  if (state !== undefined) sound.mortal.add(state);
+  if (state !== undefined && sound.mortal.size < STATES_MAX) sound.mortal.add(state);
   return outcome;
 }
 

@@ -101,13 +101,17 @@ export function machineToPhys(xen: Xen): string[] {
 export function pvTranslations(xen: Xen, census: Census): string[] {
   const findings: string[] = [];
   for (let slot = 0; slot < xen.model.limits.slots; slot++) {
-    if (lineField(xen, slot, LINE.STATE) !== SLOT_LIVE) continue;
-    if (lineField(xen, slot, LINE.MODE) !== WALK_PV) continue;
-    const generation = load(xen.words, lineOf(xen.layout, slot) + LINE.GENERATION);
-    if (lineField(xen, slot, LINE.INSIDE_GENERATION) !== generation) continue;
-    findings.push(...rowsOf(xen, census, slot));
+    if (cachesPv(xen, slot)) findings.push(...rowsOf(xen, census, slot));
   }
   return findings;
+}
+
+/** Whether a slot is a PV guest's vCPU that would still use the rows of its TLB. */
+export function cachesPv(xen: Xen, slot: number): boolean {
+  if (lineField(xen, slot, LINE.STATE) !== SLOT_LIVE) return false;
+  if (lineField(xen, slot, LINE.MODE) !== WALK_PV) return false;
+  const generation = load(xen.words, lineOf(xen.layout, slot) + LINE.GENERATION);
+  return lineField(xen, slot, LINE.INSIDE_GENERATION) === generation;
 }
 
 function rowsOf(xen: Xen, census: Census, slot: number): string[] {

@@ -5,13 +5,19 @@ import { type MachineImage, restoreImage } from "../../explore/image.ts";
 import { roundRobin } from "../../explore/round-robin.ts";
 import type { Machine } from "../../explore/state.ts";
 import { stateKey } from "../../explore/state-key.ts";
+import { expandStory } from "../../explore/stories/events.ts";
 import { recycleStory, revokeStory } from "../../explore/stories/grants.ts";
-import { B } from "../../explore/stories/machines.ts";
+import { A, B } from "../../explore/stories/machines.ts";
+import { stealStory } from "../../explore/stories/pv-pages.ts";
 import { prepareStory, runStory } from "../../explore/story.ts";
 import { grantFrame } from "../../hypervisor/active-entry.ts";
+import { wordFrame } from "../../hypervisor/event-fifo-array.ts";
 import { frameOwner, isXenHeap } from "../../hypervisor/frame-table.ts";
 import { addDomainField, domainField } from "../../hypervisor/xen.ts";
-import { DOM } from "../../shared/layout.ts";
+import { EVTCHN_FIFO_BUSY } from "../../shared/abi/event-channel.ts";
+import { at } from "../../shared/assert.ts";
+import { DOM, LINE, lineOf } from "../../shared/layout.ts";
+import { TLB_ENTRIES } from "../../shared/limits.ts";
 import { FrameIndex } from "../../shared/units.ts";
 
 describe("an audit that is not made twice", () => {
@@ -52,14 +58,16 @@ describe("an audit that is not made twice", () => {
   });
 });
 
+/** The name after a change of a machine that is as in the image. */
+function nameIn(image: MachineImage, change: (image: MachineImage) => void): number {
+  const xen = restoreImage(image);
+  change(image);
+  return stateKey(image, xen);
+}
+
 describe("the name of a state", () => {
   const { image } = prepareStory(revokeStory);
-  /** The name after a change of a machine that is as in the image. */
-  const nameAfter = (change: (image: MachineImage) => void): number => {
-    const xen = restoreImage(image);
-    change(image);
-    return stateKey(image, xen);
-  };
+  const nameAfter = (change: (image: MachineImage) => void): number => nameIn(image, change);
   const before = nameAfter(() => {});
   const table = grantFrame(restoreImage(image), B, 0);
 
@@ -89,5 +97,30 @@ describe("the name of a state", () => {
         content === undefined && frameOwner(xen, frame) === B && !isXenHeap(xen, frame),
     );
     expect(nameAfter(({ memory }) => memory.store(FrameIndex(own), 0, 1))).toBe(before);
+  });
+
+  it("changes with what a PV guest's vCPU has cached, as long as it would use it", () => {
+    const pv = prepareStory(stealStory).image;
+    const cached = (value: number, generation: number): number =>
+      nameIn(pv, ({ words, layout, xen }) => {
+        const slot = domainField(xen, B, DOM.SLOT);
+        const line = lineOf(layout, slot);
+        words[line + LINE.INSIDE_GENERATION] = at(words, line + LINE.GENERATION) + generation;
+        words[layout.tlbTags + slot * TLB_ENTRIES + 5] = 5;
+        words[layout.tlbValues + slot * TLB_ENTRIES + 5] = value;
+      });
+    expect(new Set([cached(0, 0), cached(8 * 99 + 1, 0), cached(8 * 99 + 3, 0)]).size).toBe(3);
+    expect(cached(8 * 99 + 1, -1)).toBe(cached(8 * 99 + 3, -1));
+  });
+
+  it("changes with the queues that a guest's event array holds", () => {
+    const [first] = expandStory.tasks;
+    if (first === undefined) throw new Error("A adds a page");
+    const setUp = [...(expandStory.setUp ?? []), { ...first, name: "A" }];
+    const fifo = prepareStory({ ...expandStory, setUp }).image;
+    const frame = wordFrame(restoreImage(fifo), A, 1);
+    if (frame === undefined) throw new Error("the page has been added");
+    const plain = nameIn(fifo, () => {});
+    expect(nameIn(fifo, ({ memory }) => memory.or(frame, 4, EVTCHN_FIFO_BUSY))).not.toBe(plain);
   });
 });
