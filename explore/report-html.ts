@@ -2,7 +2,7 @@
  * The report as one HTML file that needs nothing else: the same columns and lines, with a filter by the objects that they
  * touch. Ours; stress spec section 9.
  */
-import type { Report } from "./report.ts";
+import { type Report, withoutMiddle } from "./report.ts";
 import { historyPicture } from "./report-history.ts";
 
 const escaped = (text: string): string =>
@@ -32,7 +32,7 @@ ${historyPicture(history, steps.length, escaped)}`;
 /** `command` shows the failure again. */
 export function htmlReport(report: Report, command: string): string {
   const { failure, shrunk, columns, steps } = report;
-  const rows = steps.map((step) => {
+  const rows = withoutMiddle(steps).map((step) => {
     const place = columns.indexOf(step.name);
     const cells = columns.map((_, i) =>
       i === place ? `<td>${step.phrases.map(escaped).join("<br>")}</td>` : "<td></td>",

@@ -115,6 +115,15 @@ const without = (deviations: readonly Deviation[], i: number): readonly Deviatio
 const matters = ({ phrases, forced }: Told): boolean => forced || phrases.length > 0;
 
 const CELL_MAX = 46;
+/** Lines of a run that comes to no end: how it began, and what it does again and again. */
+const FIRST_MAX = 300;
+const LAST_MAX = 60;
+
+/** Steps that are told: those of a run without end are cut in the middle. */
+export const withoutMiddle = (steps: readonly Told[]): readonly Told[] =>
+  steps.length <= FIRST_MAX + LAST_MAX
+    ? steps
+    : [...steps.slice(0, FIRST_MAX), ...steps.slice(-LAST_MAX)];
 
 export function reportLines(report: Report, command: string): readonly string[] {
   const { failure, shrunk, columns, steps } = report;
@@ -126,7 +135,7 @@ export function reportLines(report: Report, command: string): readonly string[] 
       (shrunk.without.length === 0 ? "" : `, without ${shrunk.without.join(", ")}`),
     "",
   ];
-  const shown = steps.filter(matters);
+  const shown = withoutMiddle(steps.filter(matters));
   const cells = shown.map((step) => wrapped(step.phrases.join("; ")));
   const widths = columns.map((column) =>
     Math.max(

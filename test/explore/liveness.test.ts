@@ -1,8 +1,12 @@
 // Whether everybody gets on: each check of liveness is seen to fail, on a story or with a bug in the sources, and none of them on
 // the machine as it is.
 import { describe, expect, it } from "vitest";
+import { explore } from "../../explore/exploration.ts";
 import { MUTANTS } from "../../explore/mutants/catalogue.ts";
 import type { Mutant } from "../../explore/mutants/mutant.ts";
+import { reportLines, reportOf } from "../../explore/report.ts";
+import { shrink } from "../../explore/shrink.ts";
+import { prepareStory } from "../../explore/story.ts";
 import { loadMutated, openMutated } from "../../toolstack/mutant-hook.ts";
 import {
   askingStory,
@@ -115,6 +119,20 @@ describe("L-5", () => {
     expect(fairRun(restlessStory).outcome.findings).toEqual([
       "L-5: the run is not over after 22000 steps",
     ]);
+  });
+});
+
+describe("a report of a run without end", () => {
+  it("is one of hundreds of lines, says who waits, and is written soon", () => {
+    const prepared = prepareStory(restlessStory);
+    const found = explore(prepared, { schedules: 1, seed: 1, strategy: "random" })?.failure;
+    if (found === undefined) throw new Error("a program without end is found");
+    const shrunk = shrink(prepared, found);
+    if (shrunk === undefined) throw new Error("it fails again");
+    expect(shrunk.runs).toBeLessThanOrEqual(400);
+    const lines = reportLines(reportOf(prepared, found, shrunk), "again");
+    expect(lines.length).toBeLessThan(400);
+    expect(lines).toContain("waiting: B could go on");
   });
 });
 
