@@ -8,6 +8,7 @@ import { storeWord } from "../../domains/memory.ts";
 import { explore } from "../../explore/exploration.ts";
 import { FAULTS } from "../../explore/fault-catalogue.ts";
 import { faultsOf, withFault, withSwarm } from "../../explore/faults.ts";
+import { MUTANTS } from "../../explore/mutants/catalogue.ts";
 import type { Mutant } from "../../explore/mutants/mutant.ts";
 import { openStory } from "../../explore/named.ts";
 import { roundRobin } from "../../explore/round-robin.ts";
@@ -20,7 +21,8 @@ import { EVTCHNOP_send } from "../../shared/abi/event-channel.ts";
 import { RING_REQ_PROD } from "../../shared/abi/ring.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
 import { buildOf } from "../../toolstack/build-hash.ts";
-import { openMutated } from "../../toolstack/mutant-hook.ts";
+import { loadMutated, openMutated } from "../../toolstack/mutant-hook.ts";
+import { findingsWith } from "./fault-stories.ts";
 
 /** Runs of one fault of one story: all of them, but where a guest has many ways to misbehave. */
 const RUNS = { quiet: 1_000, fatal: 1_000, refused: 1_000, hostile: 30 } as const;
@@ -129,6 +131,22 @@ describe("a failing allocation", () => {
     expect(told?.file.faults).toEqual([{ ids: ["F-11"], name: "fail allocation" }]);
     const file = JSON.parse(JSON.stringify(told?.file));
     expect(story.replay(file)).toMatchObject({ divergence: undefined, again: true });
+  });
+});
+
+describe("a batch that lets go after each element", () => {
+  const lost = MUTANTS.find(({ id }) => id === "M19");
+
+  it("shows M19 in a batch of three, which nothing else does", async () => {
+    if (lost === undefined) throw new Error("M19 is in the catalogue");
+    const entry = "test/explore/fault-stories.ts";
+    const { findingsWith: mutated } = await loadMutated<typeof import("./fault-stories.ts")>(
+      lost,
+      entry,
+    );
+    expect(mutated()).toEqual([]);
+    expect(mutated("let go always")).toEqual(["I-31: the last piece of a batch was not copied"]);
+    expect(findingsWith("let go always")).toEqual([]);
   });
 });
 
