@@ -213,4 +213,20 @@ export const BOOKKEEPING_MUTANTS: readonly Mutant[] = [
     depth: 1,
     caughtBy: ["I-33"],
   },
+  {
+    id: "M76",
+    name: "argument-taken-twice",
+    origin: "XSA-155 family",
+    mechanism: "a copy takes its structure from the guest to judge it, and once more to use it",
+    patches: [
+      {
+        file: "hypervisor/grant-copy.ts",
+        from: "    if (!copyArgs(xen, caller.domid, element, COPY_SIZE)) return -EFAULT;\n    const { args } = xen;\n",
+        to: "    if (!copyArgs(xen, caller.domid, element, COPY_SIZE)) return -EFAULT;\n    if (!copyArgs(xen, caller.domid, element, COPY_SIZE)) return -EFAULT;\n    const { args } = xen;\n",
+      },
+    ],
+    story: "copy-into",
+    depth: 1,
+    caughtBy: ["I-26"],
+  },
 ];
