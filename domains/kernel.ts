@@ -87,15 +87,20 @@ export interface Kernel extends Caller {
   readonly block: BlockTrap;
 }
 
-/** A caller whose arguments lie in ARGUMENT_PAGES pages of RAM at guest address `gaddr`. */
-export function createCaller(cpu: Cpu, gaddr: number): Caller {
+/**
+ * A caller whose arguments lie in ARGUMENT_PAGES pages of RAM at guest address `gaddr`. `former`: those of a caller that is
+ * gone, whose room may be used again.
+ */
+export const createCaller = (cpu: Cpu, gaddr: number, former?: ArgumentArea): Caller => ({
+  cpu,
+  arguments: former === undefined ? argumentArea(gaddr) : { ...former, gaddr },
+  call: hypercallTrap(),
+  faults: createFaultPoints(),
+});
+
+function argumentArea(gaddr: number): ArgumentArea {
   const bytes = new Uint8Array(ARGUMENT_BYTES);
-  return {
-    cpu,
-    arguments: { gaddr, bytes, view: new DataView(bytes.buffer) },
-    call: hypercallTrap(),
-    faults: createFaultPoints(),
-  };
+  return { gaddr, bytes, view: new DataView(bytes.buffer) };
 }
 
 /** No timer. */

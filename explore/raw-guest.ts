@@ -104,12 +104,9 @@ export function rawGuest(
     points: true,
     boot: isTold ? told : bootInfoOf(model, index, domid),
   };
-  const page = argumentPage(machine, domid, vcpu);
+  const gaddr = argumentPage(machine, domid, vcpu) * PAGE_SIZE;
   const quiet: Cpu = { ...cpu, points: false };
-  const caller =
-    known === undefined
-      ? createCaller(quiet, page * PAGE_SIZE)
-      : { ...known, cpu: quiet, call: hypercallTrap() };
+  const caller = createCaller(quiet, gaddr, known?.arguments);
   callers[slot] = caller;
   return { machine, domid, slot, cpu, caller };
 }

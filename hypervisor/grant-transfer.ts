@@ -2,8 +2,8 @@
  * GNTTABOP_transfer: a PV guest gives a page away to a domain that has said it would accept one.
  *
  * Rules: the page must be the caller's, with nobody referring to it. Once it is taken it is lost to the caller, whatever
- * is refused afterwards; one whose number an entry cannot hold goes as a copy of it. The receiver's entry goes from accepting to committed by one compare-and-exchange, so that it
- * accepts once; then frame, and completed last.
+ * is refused afterwards; one whose number an entry cannot hold goes as a copy of it. The receiver's entry goes from accepting
+ * to committed by one compare-and-exchange, so that it accepts once; then frame, and completed last.
  * Behaviour: xen/common/grant_table.c, gnttab_transfer(), gnttab_prepare_for_transfer().
  */
 import {
@@ -85,15 +85,10 @@ export function* transferPages(xen: Xen, caller: Caller, uop: number, count: num
 /** A page without an owner goes to its new one, or back to the heap. */
 function giveAway(xen: Xen, caller: Caller, frame: number, domid: number, ref: number): number {
   const receiver = domainById(xen, domid);
-  const refusal =
-    receiver === undefined
-      ? GNTST_bad_domain
-      : mayGrant(xen, caller, receiver)
-        ? GNTST_okay
-        : GNTST_permission_denied;
-  if (receiver === undefined || refusal !== GNTST_okay) {
+  const mayHave = receiver !== undefined && mayGrant(xen, caller, receiver);
+  if (!mayHave) {
     freeHeapFrame(xen, frame);
-    return refusal;
+    return receiver === undefined ? GNTST_bad_domain : GNTST_permission_denied;
   }
   const given = fitting(xen, receiver, frame);
   if (given === NOT_PRESENT) {
