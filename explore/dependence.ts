@@ -25,6 +25,8 @@ export interface Step {
   readonly touched: Set<number>;
   /** Frames that were touched from end to end: doubled, plus 1 for a write. */
   readonly pages: number[];
+  /** A fault that may have changed anything: the order of its steps matters to everybody. */
+  readonly isFault: boolean;
 }
 
 export interface Trace {
@@ -44,7 +46,8 @@ export const frameOf = (name: number): number => Math.floor(name / (2 * WORDS_PE
 
 /** Whether the order of two steps matters. */
 export function dependent(one: Step, other: Step): boolean {
-  if (one.task === other.task || meet(one.touched, other.touched)) return true;
+  if (one.task === other.task || one.isFault || other.isFault) return true;
+  if (meet(one.touched, other.touched)) return true;
   return (
     one.pages.some((page) => covers(page, other)) || other.pages.some((page) => covers(page, one))
   );
@@ -105,7 +108,9 @@ export function traceSteps(machine: Machine, image: MachineImage): Trace {
       remember();
       const touched = new Set<number>();
       const enabled = Array.from(candidates.subarray(0, count));
-      steps.push({ task: choice, enabled, touched, pages: [] });
+      const { isFault = false } = machine.actors[choice]?.part ?? {};
+      // What the toolstack does it does by calls.
+      steps.push({ task: choice, enabled, touched, pages: [], isFault: isFault && choice > 0 });
       wasCalling = false;
       if (choice !== HYPERVISOR) {
         const state = machine.actors[choice]?.state;
