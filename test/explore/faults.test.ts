@@ -7,7 +7,7 @@ import { portOp } from "../../domains/hypercalls.ts";
 import { storeWord } from "../../domains/memory.ts";
 import { explore } from "../../explore/exploration.ts";
 import { FAULTS } from "../../explore/fault-catalogue.ts";
-import { faultsOf, withFault, withSwarm } from "../../explore/faults.ts";
+import { type Fault, faultsOf, withFault, withSwarm } from "../../explore/faults.ts";
 import { MUTANTS } from "../../explore/mutants/catalogue.ts";
 import type { Mutant } from "../../explore/mutants/mutant.ts";
 import { openStory } from "../../explore/named.ts";
@@ -16,7 +16,7 @@ import { reconnectStory } from "../../explore/stories/backend.ts";
 import { STORIES, storyNamed } from "../../explore/stories/catalogue.ts";
 import { sendStory } from "../../explore/stories/events.ts";
 import { A, RAM } from "../../explore/stories/machines.ts";
-import { prepareStory, runStory, type StoryTask } from "../../explore/story.ts";
+import { prepareStory, runStory, type Story, type StoryTask } from "../../explore/story.ts";
 import { EVTCHNOP_send } from "../../shared/abi/event-channel.ts";
 import { RING_REQ_PROD } from "../../shared/abi/ring.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
@@ -34,6 +34,16 @@ const ROOT = join(import.meta.dirname, "..", "..");
 /** By word, `kill` of `kill A`: runs in which the fault came to something. */
 const fired = new Map<string, number>();
 
+function letLoose(story: Story, fault: Fault): void {
+  const prepared = prepareStory(withFault(story, fault));
+  const schedules = RUNS[fault.manner];
+  const found = explore(prepared, { schedules, seed: 1, strategy: "faults" });
+  expect([fault.name, found?.failure?.findings]).toEqual([fault.name, undefined]);
+  for (const row of fault.ids) {
+    fired.set(row, (fired.get(row) ?? 0) + (found?.fired[fault.name] ?? 0));
+  }
+}
+
 describe.each(STORIES.map((story, turn) => [story.name, story, turn] as const))(
   "%s",
   (_, story, turn) => {
@@ -42,18 +52,7 @@ describe.each(STORIES.map((story, turn) => [story.name, story, turn] as const))(
     );
 
     it("holds with faults at points of the calm run", () => {
-      for (const fault of faults) {
-        const prepared = prepareStory(withFault(story, fault));
-        const found = explore(prepared, {
-          schedules: RUNS[fault.manner],
-          seed: 1,
-          strategy: "faults",
-        });
-        expect([fault.name, found?.failure?.findings]).toEqual([fault.name, undefined]);
-        for (const row of fault.ids) {
-          fired.set(row, (fired.get(row) ?? 0) + (found?.fired[fault.name] ?? 0));
-        }
-      }
+      for (const fault of faults) letLoose(story, fault);
     });
 
     it("holds with all its faults switched on and off", () => {
@@ -95,7 +94,12 @@ describe("the catalogue of faults", () => {
 
   it("has no fault that never came to anything", () => {
     const put = FAULTS.filter(({ how }) => how === "fault").map(({ id }) => id);
-    expect(put.filter((id) => (fired.get(id) ?? 0) === 0)).toEqual([]);
+    const isQuiet = (id: string): boolean => (fired.get(id) ?? 0) === 0;
+    // The few stories in which it comes to something may not have had their turn.
+    for (const story of STORIES) {
+      for (const fault of faultsOf(story)) if (fault.ids.some(isQuiet)) letLoose(story, fault);
+    }
+    expect(put.filter(isQuiet)).toEqual([]);
   });
 });
 
