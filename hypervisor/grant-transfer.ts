@@ -39,18 +39,22 @@ import {
 } from "../shared/status.ts";
 import { type DomId, FrameIndex } from "../shared/units.ts";
 import { grantEntries, grantFrame, sharedGfn, sharedHeader } from "./active-entry.ts";
+import { flushDone, startFlush } from "./flush.ts";
 import { assignPages, freeHeapFrame, setXenHeapGfn } from "./frame-table.ts";
 import { mayGrant } from "./grant-map.ts";
 import { isV2 } from "./grant-v2.ts";
 import { copyArgs, copyFieldBack } from "./guest-access.ts";
 import { allocFrames } from "./heap-frames.ts";
+import { releaseHolds } from "./hold-list.ts";
 import { p2mSet } from "./p2m.ts";
+import { insertionCrashes, releaseFormer } from "./p2m-insert.ts";
 import { isPv, stealUnused } from "./page-type.ts";
 import { withPvFlush } from "./pv-flush.ts";
 import {
   type Caller,
   domainById,
   domainField,
+  GAP_FLUSH,
   GAP_PREEMPT,
   isDying,
   isGapDue,
@@ -76,6 +80,9 @@ export function* transferPages(xen: Xen, caller: Caller, uop: number, count: num
       if (taken === 0) status = giveAway(xen, caller, frame, domid, ref);
       return taken;
     });
+    // Where the page has replaced something in the receiver's table, that is let go behind the flush.
+    if (!flushDone(xen, caller.slot)) yield GAP_FLUSH;
+    releaseHolds(xen, caller.slot);
     args.setU16(TRANSFER_STATUS, status);
     if (!copyFieldBack(xen, caller.domid, element, TRANSFER_STATUS, 2)) return -EFAULT;
   }
@@ -118,7 +125,7 @@ function offer(xen: Xen, caller: Caller, frame: number, receiver: DomId, ref: nu
   }
   if (!commit(xen, caller, receiver, ref)) return GNTST_general_error;
   if (assignPages(xen, receiver, frame, 1) !== 0) return GNTST_general_error;
-  complete(xen, receiver, ref, frame);
+  complete(xen, caller, receiver, ref, frame);
   return GNTST_okay;
 }
 
@@ -149,7 +156,7 @@ function commit(xen: Xen, caller: Caller, receiver: DomId, ref: number): boolean
  * The receiver is told: a PV guest by the machine frame, a translated one gets the page at the gfn that its entry names,
  * and keeps it unmapped if that cannot be.
  */
-function complete(xen: Xen, receiver: DomId, ref: number, frame: number): void {
+function complete(xen: Xen, caller: Caller, receiver: DomId, ref: number, frame: number): void {
   const [table, offset] = headerPlace(xen, receiver, ref);
   const place = sharedGfn(xen, receiver, ref);
   if (isPv(xen, receiver)) {
@@ -161,7 +168,16 @@ function complete(xen: Xen, receiver: DomId, ref: number, frame: number): void {
     } else xen.memory.store(table, offset + GRANT_ENTRY_FRAME, mfn | 0);
   } else {
     setXenHeapGfn(xen, frame, NOT_PRESENT);
-    p2mSet(xen, receiver, place, frame, p2m_ram_rw);
+    enterGiven(xen, caller.slot, receiver, place, frame);
   }
   xen.memory.or(table, offset, GTF_transfer_completed);
+}
+
+/** Enters the page as RAM. A flush of what it replaces begins before the receiver is told, and is waited for by the handler. */
+function enterGiven(xen: Xen, slot: number, receiver: DomId, gfn: number, frame: number): void {
+  if (insertionCrashes(xen, slot, receiver, gfn)) return;
+  const former = p2mSet(xen, receiver, gfn, frame, p2m_ram_rw);
+  if (former > 0 && releaseFormer(xen, slot, receiver, former, frame)) {
+    startFlush(xen, slot, receiver);
+  }
 }

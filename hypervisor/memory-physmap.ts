@@ -51,8 +51,9 @@ import { frameOwner, getPage, isRamFrame, putPage } from "./frame-table.ts";
 import { copyArgs, copyListEntry, copyToGuest } from "./guest-access.ts";
 import { holdPage, releaseHolds } from "./hold-list.ts";
 import { entryFrame, entryType, P2M_NOTHING, p2mLookup, p2mRemoveMapping } from "./p2m.ts";
+import { releaseFormer } from "./p2m-insert.ts";
 import { isPv } from "./page-type.ts";
-import { PLACED_FLUSH, type Placed, placedOver, placeOne, releaseFormer } from "./physmap-place.ts";
+import { PLACED_FLUSH, type Placed, placedOver, placeOne } from "./physmap-place.ts";
 import { profileOf } from "./profile.ts";
 import {
   type Caller,

@@ -18,9 +18,8 @@ import type { DomId } from "../shared/units.ts";
 import { startFlush } from "./flush.ts";
 import { holdTablePage, releaseHolds } from "./hold-list.ts";
 import { p2mSet, reach, walkSteps } from "./p2m.ts";
-import { insertionCrashes } from "./p2m-insert.ts";
+import { insertionCrashes, releaseFormer } from "./p2m-insert.ts";
 import { entryHigh, entryWord, writeEntry } from "./page-table.ts";
-import { releaseFormer } from "./physmap-place.ts";
 import {
   addDomainField,
   domainField,

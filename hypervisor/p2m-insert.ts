@@ -1,5 +1,5 @@
 /**
- * What an insertion into the P2M of an x86 domain does beside the entry itself. On arm64 both functions do nothing.
+ * What an insertion into the P2M does beside the entry itself. On arm64 the rules of x86 domains do nothing.
  *
  * Rules: special entries (grant, foreign, device) go by their own operations only, so inserting over one crashes the
  * domain; a page of the domain's own has one gfn, so entering it at another takes the former entry away.
@@ -20,7 +20,16 @@ import { setCode } from "./domain-shutdown.ts";
 import { killSlot } from "./domain-teardown.ts";
 import { sendGlobalVirq } from "./event-channel.ts";
 import { frameOwner } from "./frame-table.ts";
-import { entryType, forgetXenHeapGfn, p2mClear, p2mLookup } from "./p2m.ts";
+import { holdPage } from "./hold-list.ts";
+import {
+  entryFrame,
+  entryType,
+  forgetXenHeapGfn,
+  needsFlush,
+  type P2mEntry,
+  p2mClear,
+  p2mLookup,
+} from "./p2m.ts";
 import { scanP2m } from "./p2m-scan.ts";
 import { profileOf } from "./profile.ts";
 import { domainField, setDomainField, slotsOf, type Xen } from "./xen.ts";
@@ -59,4 +68,22 @@ export function dropAlias(xen: Xen, domid: DomId, gfn: number, frame: number): b
   // A page of Xen that its owner grants to itself moves to the grant, and may be placed anew.
   if (former > 0) forgetXenHeapGfn(xen, domid, former);
   return former > 0;
+}
+
+/**
+ * Lets go of what a replaced or removed entry stood for: a foreign page's reference goes to the hold list, a xen
+ * heap page that is no longer there forgets its gfn. A foreign entry that replaces one of the same frame has brought
+ * a reference of its own, so the former's goes all the same. True: a flush is due.
+ */
+export function releaseFormer(
+  xen: Xen,
+  slot: number,
+  domid: DomId,
+  former: P2mEntry,
+  now: number,
+): boolean {
+  const type = entryType(former);
+  if (isForeign(type)) holdPage(xen, slot, entryFrame(former));
+  else if (isRam(type) && entryFrame(former) !== now) forgetXenHeapGfn(xen, domid, former);
+  return needsFlush(former);
 }

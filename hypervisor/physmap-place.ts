@@ -22,7 +22,6 @@ import { CONTEXT } from "../shared/iommu-layout.ts";
 import { DOM, indexOf } from "../shared/layout.ts";
 import { NOT_PRESENT } from "../shared/limits.ts";
 import {
-  isForeign,
   isRam,
   p2m_map_foreign_ro,
   p2m_map_foreign_rw,
@@ -45,17 +44,8 @@ import { growGrantTable } from "./grant-table.ts";
 import { isV2, statusFrame, statusFrames } from "./grant-v2.ts";
 import { holdPage } from "./hold-list.ts";
 import { contextField } from "./iommu-context.ts";
-import {
-  entryFrame,
-  entryType,
-  forgetXenHeapGfn,
-  needsFlush,
-  type P2mEntry,
-  p2mClear,
-  p2mLookup,
-  p2mSet,
-} from "./p2m.ts";
-import { dropAlias, insertionCrashes } from "./p2m-insert.ts";
+import { entryFrame, entryType, type P2mEntry, p2mClear, p2mLookup, p2mSet } from "./p2m.ts";
+import { dropAlias, insertionCrashes, releaseFormer } from "./p2m-insert.ts";
 import { profileOf } from "./profile.ts";
 import {
   type Caller,
@@ -65,24 +55,6 @@ import {
   mayTarget,
   type Xen,
 } from "./xen.ts";
-
-/**
- * Lets go of what a replaced or removed entry stood for: a foreign page's reference goes to the hold list, a xen
- * heap page that is no longer there forgets its gfn. A foreign entry that replaces one of the same frame has brought
- * a reference of its own, so the former's goes all the same. True: a flush is due.
- */
-export function releaseFormer(
-  xen: Xen,
-  slot: number,
-  domid: DomId,
-  former: P2mEntry,
-  now: number,
-): boolean {
-  const type = entryType(former);
-  if (isForeign(type)) holdPage(xen, slot, entryFrame(former));
-  else if (isRam(type) && entryFrame(former) !== now) forgetXenHeapGfn(xen, domid, former);
-  return needsFlush(former);
-}
 
 /** What placing an entry says: a negative errno, or whether the entry that it replaced must be flushed. */
 export type Placed = number;

@@ -12,11 +12,11 @@ export const PV_MUTANTS: readonly Mutant[] = [
       {
         file: "hypervisor/grant-transfer.ts",
         from: "    if (!copyFieldBack(xen, caller.domid, element, TRANSFER_STATUS, 2)) return -EFAULT;\n",
-        to: "    if (status === GNTST_okay) {\n      yield GAP_PREEMPT;\n      complete(xen, domid, ref, frame);\n      args.setU16(TRANSFER_STATUS, status);\n    }\n    if (!copyFieldBack(xen, caller.domid, element, TRANSFER_STATUS, 2)) return -EFAULT;\n",
+        to: "    if (status === GNTST_okay) {\n      yield GAP_PREEMPT;\n      complete(xen, caller, domid, ref, frame);\n      args.setU16(TRANSFER_STATUS, status);\n    }\n    if (!copyFieldBack(xen, caller.domid, element, TRANSFER_STATUS, 2)) return -EFAULT;\n",
       },
       {
         file: "hypervisor/grant-transfer.ts",
-        from: "  complete(xen, receiver, ref, frame);\n  return GNTST_okay;\n",
+        from: "  complete(xen, caller, receiver, ref, frame);\n  return GNTST_okay;\n",
         to: "  return GNTST_okay;\n",
       },
     ],
@@ -64,8 +64,8 @@ export const PV_MUTANTS: readonly Mutant[] = [
       },
       {
         file: "hypervisor/grant-transfer.ts",
-        from: "  complete(xen, receiver, ref, frame);\n",
-        to: "  xen.words[xen.layout.frameCount + frame] = (xen.words[xen.layout.frameCount + frame] ?? 0) - 1;\n  complete(xen, receiver, ref, told);\n",
+        from: "  complete(xen, caller, receiver, ref, frame);\n",
+        to: "  xen.words[xen.layout.frameCount + frame] = (xen.words[xen.layout.frameCount + frame] ?? 0) - 1;\n  complete(xen, caller, receiver, ref, told);\n",
       },
     ],
     story: "transfer",

@@ -1,8 +1,10 @@
 // Pages of PV guests that come, go and change hands: reservations, transfer and exchange.
 import { describe, expect, it } from "vitest";
+import { grantFrame } from "../../hypervisor/active-entry.ts";
 import { frameOwner, isFree, xenHeapGfn } from "../../hypervisor/frame-table.ts";
 import { isV2 } from "../../hypervisor/grant-v2.ts";
 import { step } from "../../hypervisor/main.ts";
+import { entryFrame, p2mLookup } from "../../hypervisor/p2m.ts";
 import { XEN_DOMCTL_max_mem } from "../../shared/abi/domctl.ts";
 import {
   GNTMAP_host_map,
@@ -13,6 +15,7 @@ import {
   GTF_transfer_completed,
 } from "../../shared/abi/grant.ts";
 import {
+  XENMAPSPACE_grant_table,
   XENMEM_decrease_reservation,
   XENMEM_increase_reservation,
   XENMEM_machphys_mapping,
@@ -36,12 +39,13 @@ import {
   GNTST_okay,
 } from "../../shared/status.ts";
 import { hypercallTrap, setRecord } from "../../shared/trap.ts";
-import { FrameIndex } from "../../shared/units.ts";
+import { DomId, FrameIndex } from "../../shared/units.ts";
 import { domctl, field } from "./domains.ts";
 import { argumentAddress, copyOne, entryFlags, mapOne, setEntry } from "./grants.ts";
 import { type Actor, call, probe, readWord, type TestMachine, writeWord } from "./harness.ts";
 import { addToPhysmap, exchange, reserve } from "./memory-calls.ts";
 import {
+  frameOf,
   layTransfer,
   mfnOf,
   pvPair,
@@ -216,6 +220,45 @@ describe("a transfer", () => {
     const other = { mfn: loose(machine, b, 6), dom: dom0.domid, ref: REF };
     expect(transfer(machine, b, [other]).statuses).toEqual([0]);
     expect(readWord(dom0, 0x60000 * 4096)).toBe(0x66);
+    sound(machine);
+  });
+
+  it("to a translated receiver replaces what stands at the gfn, and nobody goes on using that", () => {
+    const { machine, dom0, b } = pvPair();
+    domctl(machine, XEN_DOMCTL_max_mem, dom0.domid, 4096);
+    const ram = dom0.ram + 3;
+    const table = 0x60000;
+    const { memory } = machine.xen;
+    const place = { space: XENMAPSPACE_grant_table, idx: 0, gfn: table };
+    expect(addToPhysmap(machine, dom0, place)).toBe(0);
+    for (const [page, gfn] of [ram, table].entries()) {
+      setEntry(machine, dom0, REF, GTF_accept_transfer, b.domid, gfn);
+      // It is cached.
+      readWord(dom0, gfn * 4096);
+      writeWord(b, (5 + page) * 4096, 0x55 + page);
+      const mfn = loose(machine, b, 5 + page);
+      expect(transfer(machine, b, [{ mfn, dom: dom0.domid, ref: REF }]).statuses).toEqual([0]);
+      expect(readWord(dom0, gfn * 4096)).toBe(0x55 + page);
+      sound(machine);
+    }
+    expect(xenHeapGfn(machine.xen, grantFrame(machine.xen, dom0.domid, 0))).toBe(-1);
+    expect(memory.load(grantFrame(machine.xen, dom0.domid, 0), REF * 8) & 0xffff).toBe(DONE);
+  });
+
+  it("to a translated receiver crashes that over a mapping of its own, which stands", () => {
+    const { machine, dom0, a, b } = pvPair();
+    const { xen } = machine;
+    domctl(machine, XEN_DOMCTL_max_mem, dom0.domid, 4096);
+    setEntry(machine, a, 9, GTF_permit_access, dom0.domid, mfnOf(machine, a, 7));
+    const op = { flags: GNTMAP_host_map, ref: 9, dom: a.domid, gfn: 0x60000 };
+    expect(mapOne(machine, dom0, op).status).toBe(0);
+    setEntry(machine, dom0, REF, GTF_accept_transfer, b.domid, 0x60000);
+    const owned = pages(machine, dom0);
+    const gift = { mfn: loose(machine, b, 5), dom: dom0.domid, ref: REF };
+    expect(transfer(machine, b, [gift]).statuses).toEqual([0]);
+    expect(entryFrame(p2mLookup(xen, DomId(dom0.domid), 0x60000))).toBe(frameOf(machine, a, 7));
+    expect(field(xen, dom0.domid, DOM.PAUSE)).not.toBe(0);
+    expect(pages(machine, dom0)).toBe(owned + 1);
     sound(machine);
   });
 
