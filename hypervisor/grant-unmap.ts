@@ -76,9 +76,10 @@ function* unmapBatches(
   count: number,
   passOne: PassOne,
 ): Preemptible {
-  for (let first = 0; first < count; first += gapEvery(xen)) {
+  let end = 0;
+  for (let first = 0; first < count; first = end) {
     if (first > 0) yield GAP_PREEMPT;
-    const end = Math.min(count, first + gapEvery(xen));
+    end = Math.min(count, first + gapEvery(xen));
     const faulted = unmapBatch(xen, caller, uop, first, end, passOne);
     // A copy fault flushes and completes what was done before it is reported.
     if (startFlush(xen, caller.slot, caller.domid) > 0) yield GAP_FLUSH;

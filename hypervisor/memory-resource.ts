@@ -105,11 +105,12 @@ function framesOf(xen: Xen, owner: DomId, type: number, id: number): number {
 
 function* acquire(xen: Xen, caller: Caller, request: Request): Preemptible {
   const { owner, count, first } = request;
-  for (let done = request.start; done < count; done += gapEvery(xen)) {
+  let chunk = 0;
+  for (let done = request.start; done < count; done += chunk) {
     if (done > request.start) yield GAP_PREEMPT;
     const there = isPresent(xen, owner);
     if (!there || domainField(xen, owner, DOM.GENERATION) !== request.generation) return -ESRCH;
-    const chunk = Math.min(gapEvery(xen), count - done);
+    chunk = Math.min(gapEvery(xen), count - done);
     // The table grows to the last frame of the chunk before any is entered.
     const last = grantFrameFor(xen, owner, first + done + chunk - 1);
     if (last < 0) return last;

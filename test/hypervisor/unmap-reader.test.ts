@@ -84,3 +84,36 @@ test("hypervisor case 47: the granter's status bits go only when no reader can r
   expect([other.result(), status]).toEqual([0, GNTST_okay]);
   expect(audit(xen)).toEqual([]);
 });
+
+test("a batch that is asked to let go after each element while it waits for its flush unmaps each of them once", () => {
+  const domains = [testDom0(), testDomain("G"), testDomain("M", { vcpus: 2 })];
+  const machine = bootTestMachine(testModel(domains));
+  const { xen } = machine;
+  const [, granter, mapper] = machine.actors as [Actor, Actor, Actor];
+  const at = argumentAddress(mapper);
+  const count = 3;
+  const argument = new Uint8Array(count * UNMAP_SIZE);
+  const view = new DataView(argument.buffer);
+  for (let i = 0; i < count; i++) {
+    setEntry(machine, granter, REF + i, GTF_permit_access, mapper.domid, granter.ram + i);
+    const op = { gfn: HOLE + i, flags: GNTMAP_host_map, ref: REF + i, dom: granter.domid };
+    const { handle } = mapOne(machine, mapper, op);
+    view.setUint32(i * UNMAP_SIZE + UNMAP_HOST_ADDR, (HOLE + i) * 4096, true);
+    view.setUint32(i * UNMAP_SIZE + UNMAP_HANDLE, handle, true);
+  }
+  writeGuest(mapper, at, argument);
+  const other = new Channel(xen.words, xen.layout, field(xen, mapper.domid, DOM.SLOT + 1));
+  const { record } = hypercallTrap();
+  setRecord(record, HYPERVISOR_grant_table_op, [GNTTABOP_unmap_grant_ref, at, count]);
+  expect(mapper.mmu.open(HOLE, ACCESS_READ)).toBe(ACCESS_OK);
+  other.push(record);
+  while (step(xen));
+  xen.gapMask = 0;
+  mapper.mmu.close();
+  while (step(xen));
+  const answers = new DataView(readGuest(mapper, at, count * UNMAP_SIZE).buffer);
+  const statuses = Array.from({ length: count }, (_, i) =>
+    answers.getInt16(i * UNMAP_SIZE + UNMAP_STATUS, true),
+  );
+  expect(statuses).toEqual([GNTST_okay, GNTST_okay, GNTST_okay]);
+});
