@@ -37,6 +37,10 @@ export function loadState<State extends Standing>(path: string, what: string, fr
       `${path}: was begun with sources ${state.source}, these are ${fresh.source}`,
     );
   }
+  const whole = Object.entries(fresh).every(
+    ([key, value]) => typeof Reflect.get(state, key) === typeof value,
+  );
+  if (!whole) throw new SetupError(`${path}: is no ${what} any more: it lacks some of its fields`);
   return state as State;
 }
 

@@ -61,6 +61,9 @@ describe("a campaign", () => {
     expect(() => loadCampaign(path, 4, "here")).toThrow(/begun with seed 3/);
     writeFileSync(path, "{");
     expect(() => loadCampaign(path, 3, "here")).toThrow(/is no campaign/);
+    const { stories: _, ...cut } = newCampaign(3, "here");
+    saveState(path, cut);
+    expect(() => loadCampaign(path, 3, "here")).toThrow(/lacks some of its fields/);
   });
 
   it("finds its canary, once a kind, with a recording of it", async () => {
