@@ -245,9 +245,12 @@ function mayTouch(xen: Xen, census: Holders, domid: DomId, frame: number): boole
   if (census.handles.some((handle) => handle.mapper === domid && handle.frame === frame))
     return true;
   if (census.holds.some((hold) => hold.frame === frame)) return true;
-  // What a living domain's table leads to has been judged there: a forgotten grant is not reported twice.
-  if (isDying(xen, domid)) return false;
-  return census.leaves.some((leaf) => leaf.domid === domid && leaf.frame === frame);
+  // What a living domain's table leads to has been judged there: a forgotten grant is not reported twice. Of a dying one
+  // only foreign entries still hold their page, and those go after the walkers.
+  const dying = isDying(xen, domid);
+  return census.leaves.some(
+    (leaf) => leaf.domid === domid && leaf.frame === frame && (!dying || isForeign(leaf.type)),
+  );
 }
 
 /** A live slot belongs to a domain that is there, walks its table, and is the slot that the domain names. */

@@ -25,7 +25,7 @@ import {
   FAULT_TRANSLATION,
 } from "../../shared/mmu.ts";
 import { EBUSY, EINVAL, EPERM, ESRCH } from "../../shared/status.ts";
-import { hypercallTrap, setRecord } from "../../shared/trap.ts";
+import { CONTROL_DOMCTL, hypercallTrap, setRecord } from "../../shared/trap.ts";
 import { DomId } from "../../shared/units.ts";
 import { domctl, lineWord, slotOf, type Trio, trio, workerEnds } from "./domains.ts";
 import { mapOne, setEntry, unmap, unmapOne } from "./grants.ts";
@@ -286,4 +286,24 @@ describe("the flush comes before the reference goes", () => {
     expect(batchErrors(dom0, 1)).toEqual([0]);
     expect(audit(xen)).toEqual([]);
   });
+});
+
+test("a walker that is inside a foreign page when its domain dies keeps the page until it has left", () => {
+  const story = trio();
+  const { machine, dom0, granter } = story;
+  const { xen } = machine;
+  foreign(story, granter, [granter.ram]);
+  const frame = frameAt(machine, dom0, HOLE);
+  const held = frameReferences(xen, frame);
+  expect(dom0.mmu.open(HOLE, ACCESS_READ)).toBe(ACCESS_OK);
+  const { record } = hypercallTrap();
+  setRecord(record, CONTROL_DOMCTL, [XEN_DOMCTL_destroydomain, dom0.domid]);
+  xen.channels[0]?.push(record);
+  while (step(xen));
+  expect(frameReferences(xen, frame)).toBe(held);
+  expect(audit(xen)).toEqual([]);
+  dom0.mmu.close();
+  while (step(xen));
+  expect(frameReferences(xen, frame)).toBe(held - 1);
+  expect(audit(xen)).toEqual([]);
 });
