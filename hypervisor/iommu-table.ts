@@ -126,7 +126,7 @@ function failed(xen: Xen, domid: DomId): number {
 
 /** Whether some domain is to be crashed: looked at between any two handlers. */
 export const hasFailed = (xen: Xen): boolean =>
-  at(xen.words, xen.layout.invalidations + QUEUE.FAILURES) !== 0;
+  xen.ownTables && at(xen.words, xen.layout.invalidations + QUEUE.FAILURES) !== 0;
 
 /** Domains that are to be crashed, once each. */
 export function takeFailed(xen: Xen): readonly DomId[] {

@@ -99,7 +99,8 @@ function defer(xen: Xen, domid: number): void {
 }
 
 /** Tick at which what has been put off is due, or NOT_PRESENT. One load when nothing is. */
-export const deferredDeadline = (xen: Xen): number => register(xen, QUEUE.DEFERRED_UNTIL);
+export const deferredDeadline = (xen: Xen): number =>
+  xen.ownIotlbs ? register(xen, QUEUE.DEFERRED_UNTIL) : NOT_PRESENT;
 
 /** Whether its time has come and the queue has room: those who wait there have a place of their own. */
 export function isDeferredDue(xen: Xen): boolean {
