@@ -55,8 +55,9 @@ import {
 import { DOMID_SELF, HYPERVISOR_domctl } from "../shared/abi/xen.ts";
 import { at } from "../shared/assert.ts";
 import { bootInfoOf } from "../shared/boot-info.ts";
-import { DOM, domainOf } from "../shared/layout.ts";
+import { DOM, domainOf, LINE, lineOf } from "../shared/layout.ts";
 import { GRANT_ENTRY_BYTES, PAGE_SIZE } from "../shared/limits.ts";
+import { load } from "../shared/mem.ts";
 import { ACCESS_OK, ACCESS_READ, Mmu } from "../shared/mmu.ts";
 import { hypercallTrap, type Program, setRecord, TRAP_BLOCK } from "../shared/trap.ts";
 import type { Machine } from "./state.ts";
@@ -311,6 +312,10 @@ export function* until(ready: () => boolean, tries = 200): Program<boolean> {
   }
   return false;
 }
+
+/** The event word of the vCPU, which moves with whatever may have happened to it. */
+export const eventWord = ({ cpu, slot }: Guest): number =>
+  load(cpu.words, lineOf(cpu.layout, slot) + LINE.EVENT);
 
 /** Sleeps until the event word of the vCPU differs from `seen`. */
 export function* sleepOn(seen: number): Program<number> {

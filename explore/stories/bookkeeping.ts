@@ -20,6 +20,7 @@ import {
 } from "../raw-guest.ts";
 import type { Story, StoryTask } from "../story.ts";
 import { disk } from "./devices.ts";
+import { offer } from "./events.ts";
 import { A, B, HOLE, RAM, smallModel } from "./machines.ts";
 import { pvModel } from "./pv.ts";
 
@@ -130,13 +131,7 @@ const closeStory: Story = {
   about: "A closes its end of a channel while B sends through the other",
   model: () => smallModel(),
   setUp: [
-    {
-      name: "B",
-      domain: B,
-      program: function* (guest) {
-        yield* allocUnbound(guest.caller, A);
-      },
-    },
+    offer,
     {
       name: "A",
       domain: A,

@@ -32,11 +32,10 @@ import {
   VCPU_INFO_UPCALL_PENDING,
 } from "../../shared/abi/xen.ts";
 import { at } from "../../shared/assert.ts";
-import { DOM, domainOf, LINE, lineOf } from "../../shared/layout.ts";
+import { DOM, domainOf } from "../../shared/layout.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
-import { load } from "../../shared/mem.ts";
 import type { Program } from "../../shared/trap.ts";
-import { type Guest, openSharedInfo, resetPorts, sleepOn, wrong } from "../raw-guest.ts";
+import { eventWord, type Guest, openSharedInfo, resetPorts, sleepOn, wrong } from "../raw-guest.ts";
 import type { Story, StoryTask } from "../story.ts";
 import { A, B, INFO_GFN, RAM, smallModel } from "./machines.ts";
 
@@ -44,14 +43,15 @@ const PORT = 1;
 const info = (offset: number): number => INFO_GFN * PAGE_SIZE + offset;
 const BIT = 1 << PORT;
 
-/** B offers a port, A binds it, and takes the event that binding makes. */
-const offer: StoryTask = {
+/** B offers a port to A: the first half of a set-up. */
+export const offer: StoryTask = {
   name: "B",
   domain: B,
   program: function* (guest) {
     yield* allocUnbound(guest.caller, A);
   },
 };
+/** A binds it, and takes the event that binding makes. */
 const connect = (masked: 0 | 1): StoryTask => ({
   name: "A",
   domain: A,
@@ -72,9 +72,6 @@ function* takeAll(guest: Guest): Program<boolean> {
   yield* andWord(guest.cpu, info(SHARED_INFO_EVTCHN_PENDING), ~BIT);
   return true;
 }
-
-const eventWord = (guest: Guest): number =>
-  load(guest.cpu.words, lineOf(guest.cpu.layout, guest.slot) + LINE.EVENT);
 
 /** Sleeps until an upcall has brought the port's event. */
 function* waitForEvent(guest: Guest): Program {

@@ -3,7 +3,6 @@
  * set-up, and A's is masked. Ours; the shapes are those of stress spec 11.3.
  */
 import {
-  allocUnbound,
   bindInterdomain,
   eventChannelOp,
   freshArguments,
@@ -24,12 +23,11 @@ import {
   INIT_CONTROL_SIZE,
 } from "../../shared/abi/event-channel.ts";
 import { VCPU_INFO_UPCALL_PENDING } from "../../shared/abi/xen.ts";
-import { LINE, lineOf } from "../../shared/layout.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
-import { load } from "../../shared/mem.ts";
 import type { Program } from "../../shared/trap.ts";
-import { type Guest, openSharedInfo, sleepOn } from "../raw-guest.ts";
+import { eventWord, type Guest, openSharedInfo, sleepOn } from "../raw-guest.ts";
 import type { Story } from "../story.ts";
+import { offer } from "./events.ts";
 import { A, B, INFO_GFN, RAM, smallModel } from "./machines.ts";
 
 const PORT = 1;
@@ -43,9 +41,6 @@ function* enterFifo({ caller }: Guest): Program {
   setU64(freshArguments(caller, EXPAND_ARRAY_SIZE), EXPAND_ARRAY_GFN, RAM + 2);
   yield* eventChannelOp(caller, EVTCHNOP_expand_array, EXPAND_ARRAY_SIZE);
 }
-
-const eventWord = (guest: Guest): number =>
-  load(guest.cpu.words, lineOf(guest.cpu.layout, guest.slot) + LINE.EVENT);
 
 /** Sleeps until an upcall has come and the port's event with it. */
 function* waitForEvent(guest: Guest): Program {
@@ -67,13 +62,7 @@ export const fifoUnmaskStory: Story = {
   about: "B sends while A unmasks its port in the FIFO ABI and goes to sleep",
   model: () => smallModel(),
   setUp: [
-    {
-      name: "B",
-      domain: B,
-      program: function* (guest) {
-        yield* allocUnbound(guest.caller, A);
-      },
-    },
+    offer,
     {
       name: "A",
       domain: A,

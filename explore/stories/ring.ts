@@ -22,11 +22,10 @@ import {
   VCPU_INFO_PENDING_SEL,
   VCPU_INFO_UPCALL_PENDING,
 } from "../../shared/abi/xen.ts";
-import { LINE, lineOf } from "../../shared/layout.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
-import { load } from "../../shared/mem.ts";
 import type { Program } from "../../shared/trap.ts";
 import {
+  eventWord,
   type Guest,
   grant,
   map,
@@ -92,9 +91,6 @@ function* takeEvent(guest: Guest): Program {
   yield* andWord(guest.cpu, info(VCPU_INFO_PENDING_SEL), 0);
   yield* andWord(guest.cpu, info(SHARED_INFO_EVTCHN_PENDING), ~(1 << PORT));
 }
-
-const eventWord = (guest: Guest): number =>
-  load(guest.cpu.words, lineOf(guest.cpu.layout, guest.slot) + LINE.EVENT);
 
 /** M51: whoever is about to sleep says what would wake him, and looks again. */
 export const ringSleepStory: Story = {

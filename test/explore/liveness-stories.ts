@@ -6,7 +6,15 @@ import { portOp } from "../../domains/hypercalls.ts";
 import { loadWord, POINT, storeWord } from "../../domains/memory.ts";
 import { type Exploration, explore, runSeed } from "../../explore/exploration.ts";
 import { randomScheduler } from "../../explore/random.ts";
-import { control, grant, headerOf, map, openGrantTable, sleepOn } from "../../explore/raw-guest.ts";
+import {
+  control,
+  eventWord,
+  grant,
+  headerOf,
+  map,
+  openGrantTable,
+  sleepOn,
+} from "../../explore/raw-guest.ts";
 import { roundRobin } from "../../explore/round-robin.ts";
 import { storyNamed } from "../../explore/stories/catalogue.ts";
 import { A, B, HOLE, RAM, smallModel } from "../../explore/stories/machines.ts";
@@ -23,9 +31,7 @@ import { XEN_DOMCTL_destroydomain } from "../../shared/abi/domctl.ts";
 import { EVTCHNOP_unmask } from "../../shared/abi/event-channel.ts";
 import { GTF_permit_access } from "../../shared/abi/grant.ts";
 import { item } from "../../shared/assert.ts";
-import { LINE, lineOf } from "../../shared/layout.ts";
 import { PAGE_SIZE } from "../../shared/limits.ts";
-import { load } from "../../shared/mem.ts";
 import { CONTROL_DOMCTL } from "../../shared/trap.ts";
 
 const PAGE = RAM + 10;
@@ -44,7 +50,7 @@ export const eachOtherStory: Story = {
     domain,
     program: function* (guest, notes) {
       while (notes[`spoken ${3 - domain}`] === undefined) {
-        yield* sleepOn(load(guest.cpu.words, lineOf(guest.cpu.layout, guest.slot) + LINE.EVENT));
+        yield* sleepOn(eventWord(guest));
       }
       notes[`spoken ${domain}`] = 1;
     },
